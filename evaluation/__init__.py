@@ -1,0 +1,1 @@
+"""Judging a likeness: plots today; scores and sweeps come next."""

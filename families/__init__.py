@@ -1,0 +1,24 @@
+"""The model families we know. A new family is one new file and one line in `FAMILIES`."""
+
+from __future__ import annotations
+
+from .family import Conditioning, Family, LoraComponent
+from .stable_diffusion import StableDiffusion
+
+FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+
+
+def family_named(name: str) -> Family:
+    """The family with that id.
+
+    Raises:
+        ValueError: no such family; lists the known ones.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    known = ", ".join(family.name for family in FAMILIES)
+    raise ValueError(f"unknown model family {name!r}; known families: {known}")
+
+
+__all__ = ["FAMILIES", "Conditioning", "Family", "LoraComponent", "family_named"]

@@ -1,0 +1,1 @@
+"""Making images: a description becomes live for the length of a `with`."""

@@ -1,0 +1,227 @@
+"""The one place where live weights exist: a cache of base models with a memory budget.
+
+Nobody holds a live pipeline outside of `with pipelines.open(base) as live:`; what is put on inside
+must come off before the block ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import sha256_of
+from .spec import BaseModel
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from ..families import Family
+
+_IDENTITY_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+
+
+@dataclass(eq=False)
+class LivePipeline:
+    """A base model in memory: every module on `device`, in eval mode, frozen, exactly as in its
+    files.
+    """
+
+    base: BaseModel
+    family: Family
+    pipeline: DiffusionPipeline
+    device: str
+    size_bytes: int
+    in_use: int = field(default=0)
+
+    def component(self, attribute: str) -> torch.nn.Module:
+        return getattr(self.pipeline, attribute)
+
+
+class Pipelines:
+    """A cache of live base models, least recently used out first.
+
+    `device`: where modules live, as torch names it.
+    `budget_bytes`: weights kept at most; None is half of the device's memory. The model in use is
+    always kept.
+    `make_room`: called with the bytes about to be loaded, so that a host can move its own models
+    away.
+    """
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        budget_bytes: int | None = None,
+        make_room: Callable[[int], None] | None = None,
+    ) -> None:
+        self.device = device
+        self.loads = 0  # how often weights were read from disk; tests and `doctor` look at it
+        self._budget = budget_bytes
+        self._make_room = make_room
+        self._live: OrderedDict[tuple[object, ...], LivePipeline] = OrderedDict()
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def open(self, base: BaseModel) -> Iterator[LivePipeline]:
+        """The live model of `base`, loaded if need be; other threads wait until the block ends.
+
+        Leaves `torch.inference_mode`, under which ComfyUI runs nodes: weights made inside it could
+        never train.
+
+        Raises:
+            ValueError: the model is missing, truncated, or not what its description says.
+        """
+        import torch
+
+        with self._lock, torch.inference_mode(False):
+            live = self._get(base)
+            live.in_use += 1
+            try:
+                yield live
+            finally:
+                live.in_use -= 1
+                self._make_fit(keep=live)
+
+    def free(self) -> None:
+        """Forget every model that is not in use right now."""
+        with self._lock:
+            for key in [key for key, live in self._live.items() if not live.in_use]:
+                del self._live[key]
+            self._release()
+
+    @property
+    def bytes_held(self) -> int:
+        return sum(live.size_bytes for live in self._live.values())
+
+    def _get(self, base: BaseModel) -> LivePipeline:
+        key = (base, self.device, *file_versions(base))
+        live = self._live.get(key)
+        if live is None:
+            for stale in [old for old in self._live if old[0] == base]:
+                del self._live[stale]  # the files on disk have changed since
+            needed = sum(size for _, size, _ in file_versions(base))
+            self._make_fit(incoming=needed)
+            if self._make_room is not None:
+                self._make_room(needed)
+            live = self._live[key] = _load(base, self.device)
+            self.loads += 1
+        self._live.move_to_end(key)
+        return live
+
+    def _make_fit(self, incoming: int = 0, keep: LivePipeline | None = None) -> None:
+        """Forget idle models, the longest unused first, until the rest and `incoming` bytes fit the
+        budget.
+        """
+        budget = self._budget if self._budget is not None else _half_of_memory(self.device)
+        for key, live in list(self._live.items()):
+            if self.bytes_held + incoming <= budget:
+                return
+            if not live.in_use and live is not keep:
+                del self._live[key]
+                self._release()
+
+    def _release(self) -> None:
+        from diffusers.training_utils import free_memory
+
+        free_memory()
+
+
+def base_identity(base: BaseModel) -> str:
+    """SHA-256 over the contents of every file that makes up the model: two copies are one model.
+
+    Reads all weights once (about a second per GB), then remembers until a file changes.
+    """
+    digest = hashlib.sha256()
+    folder = Path(base.path)
+    for path in _model_files(base):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """The torch dtype behind a `BaseModel.dtype`; `"auto"` as said there."""
+    import torch
+
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float16 if device.startswith("mps") else torch.float32
+
+
+def _load(base: BaseModel, device: str) -> LivePipeline:
+    from safetensors import SafetensorError
+
+    from ..families import family_named
+
+    family = family_named(base.family)
+    try:
+        with _quiet_loading():
+            pipeline = family.load(Path(base.path), resolve_dtype(base.dtype, device))
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        raise ValueError(
+            f"the model {base.path} cannot be loaded as {family.name}: {error}; "
+            "if a file is missing or cut short, copy the model again"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(device)
+    modules = [part for part in pipeline.components.values() if hasattr(part, "parameters")]
+    size = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+    return LivePipeline(base, family, pipeline, device, size)
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without the libraries' own progress bars, which would tear the host's apart."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    switches = [
+        module
+        for module in (diffusers_logging, transformers_logging)
+        if module.is_progress_bar_enabled()
+    ]
+    for module in switches:
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module in switches:
+            module.enable_progress_bar()
+
+
+def _model_files(base: BaseModel) -> list[Path]:
+    folder = Path(base.path)
+    if not folder.is_dir():
+        raise ValueError(f"the model folder {folder} is gone; choose the base model again")
+    depth_one = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    return [
+        path
+        for part in depth_one
+        for path in sorted(part.iterdir())
+        if path.is_file() and path.suffix in _IDENTITY_SUFFIXES
+    ]
+
+
+def file_versions(base: BaseModel) -> tuple[tuple[str, int, int], ...]:
+    """Path, size and time of change of every file of the model: cheap to ask, different when a file
+    was replaced.
+    """
+    stats = [(str(path), path.stat()) for path in _model_files(base)]
+    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+def _half_of_memory(device: str) -> int:
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory // 2
+    import psutil
+
+    return psutil.virtual_memory().total // 2

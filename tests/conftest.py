@@ -1,0 +1,64 @@
+"""What most tests need: the bundled tiny base, one cache of live weights, and quiet threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "assets" / "tiny" / "base"
+SUBJECT = ROOT / "assets" / "tiny" / "subject"
+
+
+@pytest.fixture(scope="session")
+def tiny_base():
+    from likeness.pipelines.spec import base_model
+
+    return base_model(TINY)
+
+
+@pytest.fixture(scope="session")
+def pipelines():
+    """Shared by the whole session: tests that change what is live must put it back, which is the
+    point.
+    """
+    from likeness.pipelines.loading import Pipelines
+
+    return Pipelines("cpu")
+
+
+@pytest.fixture(scope="session")
+def make_lora(tiny_base, pipelines, tmp_path_factory):
+    """A function that writes a LoRA with random weights for the tiny base and describes it."""
+    import torch
+    from likeness.pipelines.lora_files import LoraPair, describe_lora, write_lora
+
+    folder = tmp_path_factory.mktemp("loras")
+
+    def make(
+        seed: int = 0, rank: int = 4, layout: str = "kohya", strength: float = 0.05, **metadata
+    ):
+        generator = torch.Generator().manual_seed(seed)
+        weights = {}
+        with pipelines.open(tiny_base) as live:
+            for component in (live.family.denoiser, *live.family.text_encoders):
+                for module, shape in _targets(live, component):
+                    down = torch.randn(rank, *shape[1:], generator=generator)
+                    up = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=generator)
+                    pair = LoraPair(down, up * strength, alpha=rank / 2)
+                    weights.setdefault(component.attribute, {})[module] = pair
+            path = folder / f"random-{seed}-{rank}-{layout}.safetensors"
+            write_lora(path, weights, live.family, metadata, layout)
+        return describe_lora(path)
+
+    return make
+
+
+def _targets(live, component):
+    import re
+
+    patterns = [pattern for _, pattern in component.targets]
+    for path, module in live.component(component.attribute).named_modules():
+        if any(re.fullmatch(pattern, path) for pattern in patterns):
+            yield path, tuple(module.weight.shape)
