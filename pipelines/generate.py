@@ -75,7 +75,7 @@ def generate(
 
     with pipelines.open(spec.base) as live, fused(live, spec.loras), torch.no_grad():
         width, height = _size(live, sampling)
-        pipeline = copy.copy(live.pipeline)  # a scheduler has state: never the shared one
+        pipeline: Any = copy.copy(live.pipeline)  # a scheduler has state: never the shared one
         pipeline.scheduler = _scheduler(live, sampling.scheduler)
 
         def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:

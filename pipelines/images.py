@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
+_TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels are read: scale it down first"
 MIN_SIDE = 8
 """Shortest side in pixels that can teach anything: one latent cell of Stable Diffusion."""
 
@@ -35,8 +36,8 @@ def image_files(folder: str | Path) -> list[Path]:
     )
     if not files:
         raise ValueError(
-            f"the image folder {folder} holds no pictures; put {', '.join(IMAGE_SUFFIXES)} files "
-            f"in it"
+            f"the image folder {folder} holds no pictures; put some in it, "
+            f"as {', '.join(IMAGE_SUFFIXES)}"
         )
     return files
 
@@ -55,14 +56,12 @@ def open_image(path: str | Path) -> Image:
             with Image.open(path) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
-                    raise ValueError(
-                        f"{path} is {width}x{height} pixels; at most {MAX_PIXELS // 10**6} "
-                        f"megapixels "
-                        "are read: scale it down first"
-                    )
+                    raise ValueError(f"{path} is {width}x{height} pixels; {_TOO_LARGE}")
                 image.load()
                 return to_rgb(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError, UnidentifiedImageError) as error:
+    except Image.DecompressionBombError as error:  # Pillow looks at the size before we can
+        raise ValueError(f"{path}: {error}; {_TOO_LARGE}") from error
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise ValueError(
             f"the picture {path} cannot be read ({error}); replace or remove it"
         ) from error
@@ -76,10 +75,10 @@ def to_rgb(image: Image) -> Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip instead of scale
         image = image.convert("I").point(lambda value: value / 257).convert("L")
-    if image.mode == "F":
-        low, high = image.getextrema()
-        scale = 255 / (high - low) if high > low else 0
-        image = image.point(lambda value: (value - low) * scale).convert("L")
+    if image.mode == "F":  # scientific data without a range of its own
+        low, high = cast("tuple[float, float]", image.getextrema())
+        factor = 255 / (high - low) if high > low else 0.0
+        image = image.point(lambda value: value * factor + -low * factor).convert("L")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Pillow.new("RGBA", image.size, "white")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .files import sha256_of
 from .lora_files import LoraPair, LoraWeights, read_lora
@@ -74,6 +74,6 @@ def _changes(
             for module, pair in loaded[use.lora.sha256].get(component.attribute, {}).items():
                 touched.setdefault(module, []).append((scale, pair))
         for module, parts in touched.items():
-            parameter = root.get_submodule(module).weight
-            change = sum(scale * pair.delta(parameter.device) for scale, pair in parts)
-            yield parameter, change
+            parameter = cast("torch.nn.Parameter", root.get_submodule(module).weight)
+            deltas = [scale * pair.delta(parameter.device) for scale, pair in parts]
+            yield parameter, sum(deltas[1:], start=deltas[0])

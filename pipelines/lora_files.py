@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .files import atomic_write, sha256_of
 from .lora_layouts import (
@@ -98,18 +98,16 @@ def read_lora(path: str | Path, live: LivePipeline) -> LoraWeights:
     unmatched: list[str] = []
     with _open_safetensors(path) as file:
         for key in file.keys():  # noqa: SIM118 - not a dict
-            split = split_key(key)
-            target = names.get(split[0]) if split else None
-            if target is None:
-                unmatched.append(key)
+            module, role = split_key(key) or (key, "")
+            if module in names:
+                found.setdefault(names[module], {})[role] = file.get_tensor(key)
             else:
-                found.setdefault(target, {})[split[1]] = file.get_tensor(key)
+                unmatched.append(key)
     weights = _pairs(found, live, path)
     if len(unmatched) > 0.1 * (len(unmatched) + sum(map(len, found.values()))):
         raise ValueError(
             f"{path} does not fit {live.base.path}: {len(unmatched)} of its weights match nothing "
-            f"in this "
-            f"{live.family.name} model, such as {unmatched[0]!r}; it looks made for "
+            f"in this {live.family.name} model, such as {unmatched[0]!r}; it looks made for "
             f"{looks_like(unmatched)}"
         )
     if unmatched:
@@ -226,12 +224,12 @@ def _pairs(
             )
         rank = parts["down"].shape[0]
         pair = LoraPair(parts["down"], parts["up"], float(parts.get("alpha", rank)))
-        expected = tuple(live.component(attribute).get_submodule(module).weight.shape)
+        weight = cast("torch.Tensor", live.component(attribute).get_submodule(module).weight)
+        expected = tuple(weight.shape)
         if pair.shape != expected or pair.up.shape[1] != rank:
             raise ValueError(
                 f"{path} does not fit {live.base.path}: {attribute}.{module} has the shape "
-                f"{expected} here, "
-                f"the LoRA changes {pair.shape}; it was trained on another model"
+                f"{expected} here, the LoRA changes {pair.shape}; it was trained on another model"
             )
         weights.setdefault(attribute, {})[module] = pair
     return weights

@@ -114,7 +114,7 @@ def to_diffusers(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             tensor = (tensor.float() * (float(alpha) / tensor.shape[1])).to(tensor.dtype)
         if role != "alpha":
             baked[key] = tensor
-    old_names, _ = StableDiffusionPipeline.lora_state_dict(dict(baked))  # it empties what it gets
+    old_names = StableDiffusionPipeline.lora_state_dict(dict(baked))[0]  # it empties what it gets
     unet = {key: tensor for key, tensor in old_names.items() if key.startswith("unet.")}
     text = {key: tensor for key, tensor in old_names.items() if key not in unet}
     converted = convert_unet_state_dict_to_peft(unet) | convert_state_dict_to_peft(text)
