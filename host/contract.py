@@ -1,0 +1,102 @@
+"""What Likeness asks of the program it lives in.
+
+`comfyui.py` answers from a running ComfyUI, `standalone.py` from plain folders. Nodes and the
+headless runner talk to a `Host` and never learn which of the two it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Interrupted(Exception):
+    """The user pressed stop. ComfyUI raises its own class; `Host.is_interruption` knows both."""
+
+
+class ProgressBar(Protocol):
+    """A bar on one node.
+
+    `update` raises when the user pressed stop: save first, then let it pass. Inside ComfyUI what
+    is raised is a `BaseException`, which `except Exception` does not see.
+    """
+
+    def update(self, value: int, total: int | None = None, preview: Any = None) -> None:
+        """Move the bar to `value` of `total` and show `preview`, a `PIL.Image.Image`, if given."""
+        ...
+
+
+class Host(Protocol):
+    """Folders, device, progress and memory of the surrounding program."""
+
+    name: str
+    """`"comfyui"` or `"standalone"`."""
+
+    def model_names(self, kind: str) -> list[str]:
+        """Names to offer in a drop-down for `kind` (`"checkpoints"`, `"diffusers"`, ...), sorted.
+
+        For `"diffusers"`: every folder that holds a `model_index.json`, the bundled tiny base
+        included. `"controlnet"` and `"clip_vision"` list files, and folders with a `config.json`.
+        """
+        ...
+
+    def model_path(self, kind: str, name: str) -> Path:
+        """The file or folder behind a name; never outside the folders of its kind.
+
+        Raises:
+            ValueError: the name leaves its folder or nothing is there; says where it looked.
+        """
+        ...
+
+    def model_folders(self, kind: str) -> list[Path]:
+        """The folders searched for `kind`, first match wins; the last one is `output/<kind>`,
+        where nodes save what they made.
+        """
+        ...
+
+    def image_folder_names(self) -> list[str]:
+        """Folders with pictures below the input directory, and the bundled ones, sorted."""
+        ...
+
+    def image_folder(self, name: str) -> Path:
+        """The folder behind a name; never outside the input directory or the bundled pictures.
+
+        Raises:
+            ValueError: the name leaves its folder or nothing is there; says where it looked.
+        """
+        ...
+
+    def input_directory(self) -> Path: ...
+
+    def output_directory(self) -> Path: ...
+
+    def temp_directory(self) -> Path: ...
+
+    def device(self) -> str:
+        """Where to compute, as torch names it: `"cpu"`, `"cuda:0"`, `"mps"`."""
+        ...
+
+    def progress(self, total: int) -> ProgressBar:
+        """A progress bar on the node that is being executed."""
+        ...
+
+    def throw_if_interrupted(self) -> None:
+        """Raise if the user pressed stop."""
+        ...
+
+    def is_interruption(self, error: BaseException) -> bool:
+        """Whether `error` means that the user pressed stop."""
+        ...
+
+    def make_room(self, bytes_needed: int) -> None:
+        """Ask the host to move its own models away before ours are loaded, if it has any."""
+        ...
+
+    def on_free(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when models are to be released: on the user's wish (`/free` in ComfyUI),
+        or because the host needs the memory for its own. Never while a node of ours executes.
+
+        Asking twice with the same callback registers it once.
+        """
+        ...

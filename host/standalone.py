@@ -1,0 +1,147 @@
+"""Life without ComfyUI: plain folders, a bar on the terminal, the device that torch finds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import folders
+from .contract import Interrupted
+
+_SYNONYMS = {
+    "diffusion_models": ("diffusion_models", "unet"),
+    "text_encoders": ("text_encoders", "clip"),
+    "controlnet": ("controlnet", "t2i_adapter"),
+}
+"""Kinds for which a ComfyUI `models` folder has more than one sub-folder."""
+
+
+class StandaloneHost:
+    """Answers from plain folders.
+
+    Args:
+        models: a folder with `checkpoints`, `diffusers`, `loras`, ... below it; a ComfyUI `models`
+        folder works
+            as it is. Default: the environment variable `LIKENESS_MODELS`, else `./models`.
+        output: where results go; `<output>/loras` and so on are searched as well. Default:
+        `./output`. input: where pictures come from. Default: `./input`. quiet: no progress bars.
+        They are also left out when nobody watches (standard error is not a terminal). device: as
+        torch names it; default: the best one that there is.
+    """
+
+    name = "standalone"
+
+    def __init__(
+        self,
+        models: Path | None = None,
+        output: Path | None = None,
+        input: Path | None = None,
+        *,
+        quiet: bool = False,
+        device: str | None = None,
+    ) -> None:
+        self._models = Path(models or os.environ.get("LIKENESS_MODELS") or "models").absolute()
+        self._output = Path(output or "output").absolute()
+        self._input = Path(input or "input").absolute()
+        self._temp: tempfile.TemporaryDirectory[str] | None = None
+        self._quiet = quiet
+        self._device = device
+        self._stop = threading.Event()
+        self._free_callbacks: list[Callable[[], None]] = []
+
+    def model_names(self, kind: str) -> list[str]:
+        marker = folders.MARKED_BY.get(kind)
+        suffixes = () if kind == "diffusers" else folders.MODEL_SUFFIXES
+        names = folders.model_names(self.model_folders(kind), suffixes, marker)
+        return sorted(names | set(folders.bundled_models(kind)))
+
+    def model_path(self, kind: str, name: str) -> Path:
+        return folders.find_model(kind, name, self.model_folders(kind), self.model_names(kind))
+
+    def model_folders(self, kind: str) -> list[Path]:
+        subfolders = _SYNONYMS.get(kind, (kind,))
+        return [self._models / s for s in subfolders] + [self._output / kind]
+
+    def image_folder_names(self) -> list[str]:
+        return folders.image_folder_names(self._input)
+
+    def image_folder(self, name: str) -> Path:
+        return folders.image_folder(name, self._input)
+
+    def input_directory(self) -> Path:
+        return self._input
+
+    def output_directory(self) -> Path:
+        return self._output
+
+    def temp_directory(self) -> Path:
+        """Made when first asked for, gone when the program ends."""
+        if self._temp is None:
+            self._temp = tempfile.TemporaryDirectory(prefix="likeness-")
+        return Path(self._temp.name)
+
+    def device(self) -> str:
+        if self._device is None:
+            import torch
+
+            if torch.cuda.is_available():
+                self._device = "cuda:0"
+            else:
+                self._device = "mps" if torch.backends.mps.is_available() else "cpu"
+        return self._device
+
+    def progress(self, total: int) -> TerminalBar:
+        return TerminalBar(self, total, visible=not self._quiet and sys.stderr.isatty())
+
+    def request_stop(self) -> None:
+        """Stop at the next step, as ComfyUI's stop button does; a signal handler may call this."""
+        self._stop.set()
+
+    def throw_if_interrupted(self) -> None:
+        """Raise once per request, so that what is saved on the way out is not stopped again."""
+        if self._stop.is_set():
+            self._stop.clear()
+            raise Interrupted("Stopped at your request.")
+
+    def is_interruption(self, error: BaseException) -> bool:
+        return isinstance(error, Interrupted | KeyboardInterrupt)
+
+    def make_room(self, bytes_needed: int) -> None:
+        """Nobody else's models are here."""
+
+    def on_free(self, callback: Callable[[], None]) -> None:
+        if callback not in self._free_callbacks:
+            self._free_callbacks.append(callback)
+
+    def free(self) -> None:
+        """Do what ComfyUI's `/free` does: have the caches emptied."""
+        for callback in self._free_callbacks:
+            callback()
+
+
+class TerminalBar:
+    """A progress bar on standard error that also carries the stop request."""
+
+    def __init__(self, host: StandaloneHost, total: int, *, visible: bool) -> None:
+        self._host = host
+        self._total = total
+        self._bar: Any = None
+        if visible:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, file=sys.stderr)
+
+    def update(self, value: int, total: int | None = None, preview: Any = None) -> None:
+        self._total = total or self._total
+        if self._bar is not None:
+            self._bar.total = self._total
+            self._bar.n = value
+            self._bar.refresh()
+            if value >= self._total:
+                self._bar.close()
+        self._host.throw_if_interrupted()
