@@ -1,0 +1,92 @@
+"""Everything that decides what a run learns, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..pipelines.loading import base_identity
+from ..pipelines.spec import PipelineSpec
+from .methods import method_named
+from .samples import Sample, samples_from_folder
+from .settings import PriorSettings, TrainingSettings, to_dict
+
+FORMAT = 1
+"""Version of the run folder, raised when the same folder would train differently; part of the
+fingerprint.
+"""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A run to be: which model learns which samples, how.
+
+    `method_settings`: of the method's `settings_type`. `prior`: None trains without class pictures.
+    `trigger`: the words that call the subject; empty: the caption, if all pictures share one.
+    `workflow`: the graph that asked for the run (JSON), carried along in the result; not part of
+    the fingerprint.
+    """
+
+    spec: PipelineSpec
+    samples: tuple[Sample, ...]
+    method: str
+    method_settings: Any
+    training: TrainingSettings
+    prior: PriorSettings | None = None
+    trigger: str = ""
+    workflow: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.samples:
+            raise ValueError("there are no pictures to learn from; give at least one")
+        expected = method_named(self.method).settings_type
+        if type(self.method_settings) is not expected:
+            raise ValueError(
+                f"the method {self.method!r} was given {type(self.method_settings).__name__}; "
+                f"it needs {expected.__name__}"
+            )
+
+    @property
+    def trigger_phrase(self) -> str:
+        captions = {sample.caption for sample in self.samples}
+        return self.trigger or (captions.pop() if len(captions) == 1 else "")
+
+
+def describe_job(job: TrainingJob) -> dict[str, Any]:
+    """The job as `run.json` tells it, without its samples."""
+    return {
+        "spec": job.spec.to_dict(),
+        "method": job.method,
+        "method_settings": to_dict(job.method_settings),
+        "training": to_dict(job.training),
+        "prior": None if job.prior is None else to_dict(job.prior),
+        "trigger": job.trigger,
+    }
+
+
+def fingerprint(job: TrainingJob) -> str:
+    """SHA-256 over all that decides the outcome: two jobs with one fingerprint are one run.
+
+    Covers the base's weights and the fused LoRAs by content, pictures by their pixels, captions and
+    every setting; not where files lie, nor under which name the run is kept.
+    """
+    facts = describe_job(job)
+    facts["format"] = FORMAT
+    facts["spec"] = model_identity(job.spec)
+    facts["samples"] = [sample.digest for sample in job.samples]
+    if job.prior is not None and job.prior.folder:
+        own = samples_from_folder(job.prior.folder, job.prior.class_prompt)
+        facts["prior"] = {**facts["prior"], "folder": [sample.digest for sample in own]}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def model_identity(spec: PipelineSpec) -> dict[str, Any]:
+    """What makes a pipeline draw as it does, by content instead of by path."""
+    return {
+        "base": base_identity(spec.base),
+        "family": spec.base.family,
+        "dtype": spec.base.dtype,
+        "loras": [[use.lora.sha256, use.scale, use.text_scale] for use in spec.loras],
+    }

@@ -1,0 +1,139 @@
+"""Telling how a training goes: to whoever watches (`Report`), and to `log.jsonl` for later."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SMOOTHING = 0.95
+"""Share of the old value in the smoothed loss: an average over about the last 20 steps."""
+
+
+class Report(Protocol):
+    """Whoever watches a training. What any of these raises stops it, with everything saved."""
+
+    def started(self, total: int, resumed_at: int) -> None:
+        """Training begins, or goes on, at step `resumed_at` of `total`."""
+        ...
+
+    def step(
+        self,
+        step: int,
+        total: int,
+        loss: float,
+        parts: Mapping[str, float],
+        lr: float,
+        seconds_left: float,
+    ) -> None:
+        """Step number `step` (the first is 1) is done."""
+        ...
+
+    def sample(self, step: int, images: Sequence[Image]) -> None:
+        """Preview pictures of the model as it is after `step`."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether to stop before the next step, with everything saved."""
+        ...
+
+
+class QuietReport:
+    """Watches without a word."""
+
+    def started(self, total: int, resumed_at: int) -> None:
+        pass
+
+    def step(
+        self,
+        step: int,
+        total: int,
+        loss: float,
+        parts: Mapping[str, float],
+        lr: float,
+        seconds_left: float,
+    ) -> None:
+        pass
+
+    def sample(self, step: int, images: Sequence[Image]) -> None:
+        pass
+
+    def message(self, text: str) -> None:
+        pass
+
+    def should_stop(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One step in `log.jsonl`. All but `seconds` (wall-clock) repeats bit for bit."""
+
+    step: int
+    loss: float
+    smoothed: float
+    parts: dict[str, float]
+    lr: dict[str, float]
+    gradient: float
+    seconds: float
+
+
+class Log:
+    """`log.jsonl`: one line per step, appended as it happens."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._smoothed: float | None = None
+
+    def go_on_from(self, step: int) -> None:
+        """Drop the lines after `step`, which are about to be trained again, and a last line cut
+        short by a crash.
+        """
+        from ..pipelines.files import atomic_write
+
+        lines = [line for line in read_log(self.path) if line["step"] <= step]
+        with atomic_write(self.path) as temporary:
+            temporary.write_text("".join(_encode(line) for line in lines), encoding="utf-8")
+        self._smoothed = lines[-1]["smoothed"] if lines else None
+
+    def smooth(self, loss: float) -> float:
+        """The running average of the loss, this one included."""
+        old = self._smoothed
+        self._smoothed = loss if old is None else SMOOTHING * old + (1 - SMOOTHING) * loss
+        return self._smoothed
+
+    def append(self, line: LogLine) -> None:
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(_encode(vars(line)))
+
+    def flush_to_disk(self) -> None:
+        """Before a checkpoint, so that the log is never behind it."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            os.fsync(stream.fileno())
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `log.jsonl`; none if there is no log yet. A line cut short is left out."""
+    lines: list[dict[str, Any]] = []
+    if not path.is_file():
+        return lines
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def _encode(line: Mapping[str, Any]) -> str:
+    return json.dumps(line) + "\n"
