@@ -1,0 +1,17 @@
+"""Our wires. Names of our own, so that nothing foreign can be plugged in."""
+
+from __future__ import annotations
+
+from ..host import io
+
+Pipeline = io.Custom("LIKENESS_PIPELINE")
+"""A `pipelines.spec.PipelineSpec`."""
+
+Lora = io.Custom("LIKENESS_LORA")
+"""A `pipelines.spec.Lora`."""
+
+Images = io.Custom("LIKENESS_IMAGES")
+"""A tuple of `trainers.samples.Sample`: pictures with their captions."""
+
+ClassImages = io.Custom("LIKENESS_CLASS_IMAGES")
+"""A `trainers.settings.PriorSettings`: which pictures keep the class from drifting."""
