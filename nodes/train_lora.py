@@ -98,6 +98,9 @@ class NodeReport(QuietReport):
     def sample(self, step: int, images: Any) -> None:
         self._bar.update(step, preview=images[0])
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        self._bar.update(done, total)
+
     def message(self, text: str) -> None:
         log.info("%s", text)
         host().throw_if_interrupted()

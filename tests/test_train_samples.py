@@ -123,6 +123,28 @@ def test_class_pictures_are_made_once_and_counted(tiny_base, pipelines, tmp_path
     assert fresh == [sample.digest for sample in more]
 
 
+def test_making_class_pictures_stops_within_one_step_and_keeps_whole_batches(
+    tiny_base, pipelines, tmp_path
+):
+    class Stop(Exception):
+        pass
+
+    told = []
+
+    def on_image(there, wanted):
+        told.append((there, wanted))
+        if len(told) == 5:
+            raise Stop
+
+    prior = PriorSettings(class_prompt="a red star", count=4, batch_size=2, steps=3)
+    with pytest.raises(Stop):
+        class_samples(
+            pipelines, PipelineSpec(tiny_base), prior, tmp_path, (32, 32), on_image=on_image
+        )
+    assert told == [(0, 4), (0, 4), (0, 4), (2, 4), (2, 4)]
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+
+
 def test_class_pictures_of_another_kind_lie_elsewhere(tiny_base, tmp_path):
     spec = PipelineSpec(tiny_base)
     plain = PriorSettings(class_prompt="a photo of a cup")

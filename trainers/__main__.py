@@ -25,6 +25,9 @@ class LineReport(QuietReport):
         end = "\n" if step == total else "\r"
         sys.stderr.write(f"step {step}/{total}  loss {loss:.4f}  {seconds_left:.0f} s left   {end}")
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        sys.stderr.write(f"{what}: {done} of {total}   " + ("\n" if done == total else "\r"))
+
     def message(self, text: str) -> None:
         sys.stderr.write(text + "\n")
 

@@ -16,6 +16,8 @@ from .samples import Sample, samples_from_folder
 from .settings import PriorSettings
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..pipelines.loading import Pipelines
     from ..pipelines.spec import PipelineSpec
 
@@ -33,8 +35,8 @@ def class_samples(
 
     Made ones lie in `root/class_images/` and are shared by all runs that ask for the same; only
     missing ones are made.
-    `size`: width and height in pixels. `on_image(there, wanted)` is called while they are made and
-    may raise to stop.
+    `size`: width and height in pixels. `on_image(there, wanted)` is called while they are made,
+    after every denoising step, and may raise to stop.
 
     Raises:
         ValueError: the user's own folder is empty or holds a picture that cannot be used.
@@ -77,26 +79,43 @@ def _make_missing(
     on_image: Callable[[int, int], None] | None,
 ) -> None:
     """Always whole batches, since the last bits of a picture depend on the size of its batch."""
-    from ..pipelines.generate import Sampling, generate
+
+    def tell(done: int) -> None:
+        if on_image is not None:
+            on_image(min(done, prior.count), prior.count)
 
     for first in range(0, prior.count, prior.batch_size):
         files = [_file(folder, first + index) for index in range(prior.batch_size)]
         if all(file.is_file() for file in files[: prior.count - first]):
             continue
-        sampling = Sampling(
-            prompt=prior.class_prompt,
-            steps=prior.steps,
-            guidance=prior.guidance,
-            seed=prior.seed + first,
-            width=size[0],
-            height=size[1],
-            count=prior.batch_size,
-        )
-        for file, image in zip(files, generate(pipelines, spec, sampling), strict=True):
+        images = _draw(pipelines, spec, prior, size, first, tell)
+        for file, image in zip(files, images, strict=True):
             with atomic_write(file) as temporary:
                 image.save(temporary, format="PNG")
-        if on_image is not None:
-            on_image(min(first + prior.batch_size, prior.count), prior.count)
+        tell(first + prior.batch_size)
+
+
+def _draw(
+    pipelines: Pipelines,
+    spec: PipelineSpec,
+    prior: PriorSettings,
+    size: tuple[int, int],
+    first: int,
+    tell: Callable[[int], None],
+) -> list[Image]:
+    """One batch, from picture number `first` on. Telling after every step is the chance to stop."""
+    from ..pipelines.generate import Sampling, generate
+
+    sampling = Sampling(
+        prompt=prior.class_prompt,
+        steps=prior.steps,
+        guidance=prior.guidance,
+        seed=prior.seed + first,
+        width=size[0],
+        height=size[1],
+        count=prior.batch_size,
+    )
+    return generate(pipelines, spec, sampling, on_step=lambda *_: tell(first))
 
 
 def _file(folder: Path, index: int) -> Path:

@@ -39,6 +39,10 @@ class Report(Protocol):
         """Preview pictures of the model as it is after `step`."""
         ...
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Work before the first step, such as class pictures: `done` of `total` are there."""
+        ...
+
     def message(self, text: str) -> None:
         """Something worth a line."""
         ...
@@ -66,6 +70,9 @@ class QuietReport:
         pass
 
     def sample(self, step: int, images: Sequence[Image]) -> None:
+        pass
+
+    def preparing(self, what: str, done: int, total: int) -> None:
         pass
 
     def message(self, text: str) -> None:

@@ -160,7 +160,7 @@ def _class_samples(
         return ()
 
     def on_image(there: int, wanted: int) -> None:
-        report.message(f"class pictures: {there} of {wanted}")
+        report.preparing("class pictures", there, wanted)
 
     return class_samples(pipelines, job.spec, job.prior, folder.root, size, on_image)
 
