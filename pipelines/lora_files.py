@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from .files import atomic_write, sha256_of
+from .files import sha256_of
 from .lora_layouts import (
     LAYOUTS,
     TEXT_MODEL,
@@ -23,6 +23,7 @@ from .lora_layouts import (
     to_kohya,
 )
 from .spec import Lora
+from .stable_file import save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -127,8 +128,6 @@ def write_lora(
     Raises:
         ValueError: unknown `layout`, or nothing to write.
     """
-    from safetensors.torch import save_file
-
     if layout not in LAYOUTS:
         raise ValueError(f"LoRA layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
     tensors: dict[str, torch.Tensor] = {}
@@ -137,8 +136,7 @@ def write_lora(
             tensors |= name_tensors(component, module, pair, layout)
     if not tensors:
         raise ValueError(f"nothing to write to {path}: the LoRA has no layers")
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", **metadata})
+    save_tensors(tensors, path, metadata)
 
 
 def save_copy(
@@ -156,21 +154,20 @@ def save_copy(
     Raises:
         ValueError: unknown `layout`, the source is gone or broken, or what was written differs.
     """
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     if layout not in LAYOUTS:
         raise ValueError(f"LoRA layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
     path = Path(path)
     with _open_safetensors(Path(lora.path)) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        metadata = {"format": "pt", **(file.metadata() or {}), **(extra_metadata or {})}
+        metadata = {**(file.metadata() or {}), **(extra_metadata or {})}
     if any(key.startswith("lora_") for key in tensors) != (layout == "kohya"):
         tensors = to_kohya(tensors) if layout == "kohya" else to_diffusers(tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
         whole = Path(folder) / path.name
-        with atomic_write(whole) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+        save_tensors(tensors, whole, metadata)
         written = load_file(whole)
         if written.keys() != tensors.keys() or any(
             not written[key].equal(tensor) for key, tensor in tensors.items()

@@ -210,6 +210,15 @@ def test_a_traceback_only_when_asked_for(likeness):
     assert "Traceback" in likeness("run", "{", "--verbose")[2]
 
 
+@pytest.mark.parametrize(("chosen", "heeded"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_share_the_machine_unless_told_otherwise(likeness, monkeypatch, chosen, heeded):
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    if chosen:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    likeness("nodes")
+    assert os.environ["OMP_WAIT_POLICY"] == heeded
+
+
 def test_nodes_are_described_as_comfyui_does(likeness):
     _, infos, _ = likeness("nodes", None, "--json")
     assert infos["LoadImage"]["input"]["required"]["image"][1]["options"] == ["a.png"]

@@ -41,8 +41,9 @@ def test_a_copy_in_any_layout_changes_the_model_by_the_same_numbers(
 def test_another_lora_is_never_overwritten_and_the_same_one_is_not_written_twice(
     make_lora, tmp_path
 ):
-    first = save_copy(make_lora(1), tmp_path / "mine.safetensors")
-    again = save_copy(make_lora(1), tmp_path / "mine.safetensors")
+    many = {f"key {number}": str(number) for number in range(20)}
+    first = save_copy(make_lora(1), tmp_path / "mine.safetensors", extra_metadata=many)
+    again = save_copy(make_lora(1), tmp_path / "mine.safetensors", extra_metadata=many)
     other = save_copy(make_lora(2), tmp_path / "mine.safetensors")
     assert (first.name, again.name, other.name) == (
         "mine.safetensors",
@@ -94,7 +95,7 @@ def test_a_failed_write_leaves_nothing_and_keeps_the_older_file(make_lora, tmp_p
     path = save_copy(make_lora(1), tmp_path / "mine.safetensors")
     before = path.read_bytes()
 
-    def full_disk(tensors, target, metadata):
+    def full_disk(tensors, target, metadata):  # as a real one fails: half-way
         target.write_bytes(b"half")
         raise OSError("No space left on device")
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from .method import ParameterGroup, PromptEncoder
 from .objective import denoising_loss, generator_for
 from .settings import TARGETS, LoraSettings
-from .stable_header import sort_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +74,6 @@ class LoraMethod:
         assert self._live, "attach first"
         path = folder / f"{name}.safetensors"
         write_lora(path, self.weights(), self._live.family, dict(metadata))
-        sort_header(path)
         return [path]
 
     def weights(self) -> LoraWeights:
