@@ -51,9 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _share_the_machine() -> None:
     """Let torch's threads sleep while they wait for each other, unless the user said otherwise.
 
-    They spin by default. Beside one other busy process on two cores that made a training step of
-    1.6 seconds take more than ten. Heeded only before torch is loaded, and only here: inside
-    ComfyUI the process is not ours to tune.
+    They spin by default, and then one that has no core to run on holds up all others: beside two
+    other busy processes on two cores a training step took more than 10 seconds, and 1.6 this way.
+    Heeded only before torch is loaded, and only here: inside ComfyUI the process is not ours to
+    tune.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
