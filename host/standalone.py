@@ -24,14 +24,12 @@ _SYNONYMS = {
 class StandaloneHost:
     """Answers from plain folders.
 
-    Args:
-        models: a folder with `checkpoints`, `diffusers`, `loras`, ... below it; a ComfyUI `models`
-        folder works
-            as it is. Default: the environment variable `LIKENESS_MODELS`, else `./models`.
-        output: where results go; `<output>/loras` and so on are searched as well. Default:
-        `./output`. input: where pictures come from. Default: `./input`. quiet: no progress bars.
-        They are also left out when nobody watches (standard error is not a terminal). device: as
-        torch names it; default: the best one that there is.
+    `models`: a folder with `checkpoints`, `diffusers`, `loras`, ... below it; a ComfyUI `models`
+    folder works as it is. Default: the environment variable `LIKENESS_MODELS`, else `./models`.
+    `output`: where results go; `<output>/loras` and so on are searched as well. Default `./output`.
+    `input`: where pictures come from. Default `./input`.
+    `quiet`: no progress bars; they are also left out when standard error is not a terminal.
+    `device`: as torch names it. Default: the best one that there is.
     """
 
     name = "standalone"
