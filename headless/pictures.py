@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..host import host
 from ..host.folders import safe_name
+from ..pipelines.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-
-LARGEST = 100_000_000
-"""Pixels of a picture, all frames together; as float numbers that is 1.2 GB."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
@@ -91,11 +89,11 @@ def load(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _refuse_absurd(file: Image.Image, path: Path) -> None:
     frames = getattr(file, "n_frames", 1)
-    if file.width * file.height * frames > LARGEST:
+    if file.width * file.height * frames > MAX_PIXELS:
         times = f" x {frames} frames" if frames > 1 else ""
         raise ValueError(
             f"{path.name} has {file.width} x {file.height}{times} pixels; at most "
-            f"{LARGEST // 1_000_000} million can be loaded. Make it smaller first."
+            f"{MAX_PIXELS // 1_000_000} million can be loaded. Make it smaller first."
         )
 
 

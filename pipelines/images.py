@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
+"""Of a picture, all frames together; as float32 numbers that is 1.2 GB."""
+
 _TOO_LARGE = f"at most {MAX_PIXELS // 10**6} megapixels are read: scale it down first"
 MIN_SIDE = 8
 """Shortest side in pixels that can teach anything: one latent cell of Stable Diffusion."""

@@ -61,7 +61,7 @@ class Pipelines:
         make_room: Callable[[int], None] | None = None,
     ) -> None:
         self.device = device
-        self.loads = 0  # how often weights were read from disk; tests and `doctor` look at it
+        self.loads = 0  # how often weights were read from disk; tests look at it
         self._budget = budget_bytes
         self._make_room = make_room
         self._live: OrderedDict[tuple[object, ...], LivePipeline] = OrderedDict()
@@ -100,12 +100,13 @@ class Pipelines:
         return sum(live.size_bytes for live in self._live.values())
 
     def _get(self, base: BaseModel) -> LivePipeline:
-        key = (base, self.device, *file_versions(base))
+        versions = file_versions(base)
+        key = (base, self.device, *versions)
         live = self._live.get(key)
         if live is None:
             for stale in [old for old in self._live if old[0] == base]:
                 del self._live[stale]  # the files on disk have changed since
-            needed = sum(size for _, size, _ in file_versions(base))
+            needed = sum(size for _, size, _ in versions)
             self._make_fit(incoming=needed)
             if self._make_room is not None:
                 self._make_room(needed)

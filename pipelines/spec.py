@@ -103,9 +103,6 @@ class PipelineSpec:
         )
         return PipelineSpec(BaseModel(**data["base"]), loras)
 
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), sort_keys=True)
-
 
 def base_model(folder: str | Path, family: str = "auto", dtype: str = "auto") -> BaseModel:
     """Describe the diffusers folder at `folder`; with `family="auto"` its `model_index.json`

@@ -67,10 +67,10 @@ def describe_job(job: TrainingJob) -> dict[str, Any]:
 
 
 def fingerprint(job: TrainingJob) -> str:
-    """SHA-256 over all that decides the outcome: two jobs with one fingerprint are one run.
+    """SHA-256 over all that decides the outcome: two jobs with one fingerprint learn the same.
 
     Covers the base's weights and the fused LoRAs by content, pictures by their pixels, captions and
-    every setting; not where files lie, nor under which name the run is kept.
+    every setting; not where files lie, nor the run's name, under which `create_or_find` looks.
     """
     facts = describe_job(job)
     facts["format"] = FORMAT

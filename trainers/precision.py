@@ -42,10 +42,10 @@ def autocast(dtype: torch.dtype, device: str) -> Any:
 @contextmanager
 def training_mode(device: str) -> Iterator[None]:
     """Gradients on, also under a host that runs us in `inference_mode`; on the CPU with attention
-    that trains fast.
+    as plain matrix products.
 
-    The backward pass of the CPU's fused attention takes more than half of a step; plain matrix
-    products do not.
+    On some CPUs the backward pass of the fused attention takes more than half of a step; where it
+    does not, plain matrix products cost about a tenth.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
