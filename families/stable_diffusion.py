@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .family import Conditioning, LoraComponent
+from .family import Conditioning, LoraComponent, present
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,8 @@ class StableDiffusion:
 
     def recognises(self, model_index: dict[str, Any]) -> bool:
         parts = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
-        return all(_present(model_index, part) for part in parts) and not (
-            _present(model_index, "text_encoder_2") or _present(model_index, "transformer")
+        return present(model_index, parts) and not (
+            present(model_index, ["text_encoder_2"]) or present(model_index, ["transformer"])
         )
 
     def load(self, folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
@@ -106,7 +106,3 @@ class StableDiffusion:
 
         return DDPMScheduler.from_config(pipeline.scheduler.config)
 
-
-def _present(model_index: dict[str, Any], part: str) -> bool:
-    entry = model_index.get(part)
-    return isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[1] is not None

@@ -14,24 +14,59 @@ from pathlib import Path
 from typing import Any
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+PREDICTIONS = ("auto", "epsilon", "v_prediction", "v_prediction_zero_snr")
+OFFLOADS = ("none", "model", "group")
+LORA_MODES = ("fuse", "attach")
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """What is paid to make a model fit.
+
+    `offload`: one of `OFFLOADS`. `"model"` keeps one component at a time on the device, `"group"`
+    one group of layers. `fp8`: weights rest in float8 and are cast for each layer. `vae_tiling`,
+    `vae_slicing`: decode in tiles, or picture by picture. `attention`: `"auto"` or the name of a
+    diffusers attention backend. `compile`: the denoiser's repeated blocks through torch.compile.
+    """
+
+    offload: str = "none"
+    fp8: bool = False
+    vae_tiling: bool = False
+    vae_slicing: bool = False
+    attention: str = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        _choose("offload", self.offload, OFFLOADS)
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """Which base model: a diffusers folder, the family it belongs to and the precision of its
-    weights.
+    """Which base model, and how it lives in memory.
 
+    `path`: a diffusers folder, a single file with everything in it, or the denoiser's file.
+    `parts`: pipeline component (`"vae"`, `"text_encoder_2"`) → file or folder that supplies it or
+    takes the place of the one in `path`, sorted by component.
     `dtype`: one of `DTYPES`; `"auto"` is bfloat16 on a GPU that has it, else float16 on a GPU,
     float32 on the CPU.
+    `prediction`: one of `PREDICTIONS`; for single files, whose tensors may not tell.
+    `scheduler`: the sampler used where none is asked for; `"model"` is the one saved with it.
+    `config`: a diffusers folder whose configurations and tokenizers describe a single file of
+    unusual shape; empty: those that come with Likeness.
     """
 
     path: str
     family: str
     dtype: str = "auto"
+    parts: tuple[tuple[str, str], ...] = ()
+    prediction: str = "auto"
+    scheduler: str = "model"
+    config: str = ""
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+        _choose("dtype", self.dtype, DTYPES)
+        _choose("prediction", self.prediction, PREDICTIONS)
 
 
 @dataclass(frozen=True)
@@ -51,11 +86,21 @@ class Lora:
 
 @dataclass(frozen=True)
 class LoraUse:
-    """A LoRA fused at `scale` (denoiser) and `text_scale` (text side): 0 nothing, 1 as trained."""
+    """A LoRA put on at `scale` (denoiser) and `text_scale` (text side): 0 nothing, 1 as trained.
+
+    `mode`: `"fuse"` adds it to the weights (fastest sampling), `"attach"` computes it beside them
+    (no copy of any weight). `blocks`: block of the denoiser → factor on `scale`, as
+    `lora_blocks.parse_blocks` reads them.
+    """
 
     lora: Lora
     scale: float = 1.0
     text_scale: float = 1.0
+    mode: str = "fuse"
+    blocks: tuple[tuple[str, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        _choose("mode", self.mode, LORA_MODES)
 
 
 @dataclass(frozen=True)
@@ -90,18 +135,27 @@ class PipelineSpec:
         """The inverse of `to_dict`, also after a trip through JSON."""
         loras = tuple(
             LoraUse(
-                lora=Lora(
-                    **{
-                        **use["lora"],
-                        "metadata": tuple((key, value) for key, value in use["lora"]["metadata"]),
-                    }
-                ),
-                scale=use["scale"],
-                text_scale=use["text_scale"],
+                **{
+                    **use,
+                    "lora": Lora(**{**use["lora"], "metadata": _pairs(use["lora"]["metadata"])}),
+                    "blocks": _pairs(use.get("blocks", ())),
+                }
             )
             for use in data.get("loras", ())
         )
-        return PipelineSpec(BaseModel(**data["base"]), loras)
+        base = dict(data["base"])
+        base["parts"] = _pairs(base.get("parts", ()))
+        base["memory"] = MemoryOptions(**base.get("memory", {}))
+        return PipelineSpec(BaseModel(**base), loras)
+
+
+def _pairs(items: Any) -> tuple[tuple[Any, Any], ...]:
+    return tuple((first, second) for first, second in items)
+
+
+def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
 
 
 def base_model(folder: str | Path, family: str = "auto", dtype: str = "auto") -> BaseModel:

@@ -88,5 +88,8 @@ def model_identity(spec: PipelineSpec) -> dict[str, Any]:
         "base": base_identity(spec.base),
         "family": spec.base.family,
         "dtype": spec.base.dtype,
-        "loras": [[use.lora.sha256, use.scale, use.text_scale] for use in spec.loras],
+        "loras": [
+            [use.lora.sha256, use.scale, use.text_scale, use.mode, list(use.blocks)]
+            for use in spec.loras
+        ],
     }
