@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,6 @@ class ComfyHost:
     """Answers from the running ComfyUI."""
 
     name = "comfyui"
-
-    def __init__(self) -> None:
-        self._free_callbacks: list[Callable[[], None]] = []
-        self._asking = False
-        """While we ask ComfyUI for room, it must not ask us."""
 
     def model_names(self, kind: str) -> list[str]:
         import folder_paths
@@ -120,58 +115,81 @@ class ComfyHost:
         stopped = model_management.InterruptProcessingException
         return isinstance(error, (Interrupted, stopped))
 
-    def make_room(self, bytes_needed: int) -> None:
+    def keep(
+        self, modules: list[Any], bring: Callable[[], None], evict: Callable[[], None]
+    ) -> KeptModel:
+        return KeptModel(modules, bring, evict)
+
+
+class KeptModel:
+    """A live model of ours in ComfyUI's list of loaded models, beside its own.
+
+    ComfyUI moves its own models layer by layer; ours come and go whole, by our own functions, since
+    diffusers' modules know nothing of ComfyUI's casting.
+    """
+
+    def __init__(
+        self, modules: list[Any], bring: Callable[[], None], evict: Callable[[], None]
+    ) -> None:
+        import torch
         from comfy import model_management
 
-        self._asking = True
-        try:
-            model_management.free_memory(bytes_needed, model_management.get_torch_device())
-        finally:
-            self._asking = False
+        here = model_management.get_torch_device()
+        rest = model_management.unet_offload_device()
+        self._patcher: Any = _patcher_class()(torch.nn.ModuleList(modules), here, rest)
+        self._patcher.bring, self._patcher.evict = bring, evict
 
-    def on_free(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when ComfyUI unloads all models (`/free`, the menu, out of memory), and
-        when it needs more memory for a model of its own than our device has left.
-
-        It runs on the thread that executes nodes, between two nodes or in one that is not ours, so
-        nothing of ours is in use at that time.
-        """
-        if callback not in self._free_callbacks:
-            self._free_callbacks.append(callback)
-        self._watch_memory()
-
-    def _watch_memory(self) -> None:
-        """Wrap `model_management.free_memory`, through which ComfyUI makes room in all these cases.
-
-        ComfyUI has no event for it. The wrapper passes everything on unchanged; all callers look
-        the function up in its module at the time of the call; and a failing callback is logged,
-        never raised, since an error here would end the thread that executes nodes. (The
-        alternative, an object of ours among `current_loaded_models`, would have to imitate a dozen
-        methods that change from release to release.)
-        """
+    def use(self) -> None:
         from comfy import model_management
 
-        original = model_management.free_memory
-        if getattr(original, "likeness_host", None) is self:
-            return
+        model_management.load_models_gpu([self._patcher])
 
-        @wraps(original)
-        def free_memory(memory_required: float, device: Any, *args: Any, **kwargs: Any) -> Any:
-            here = model_management.get_torch_device()
-            asked = device in (None, here) and not self._asking
-            if asked and memory_required > model_management.get_free_memory(here):
-                self._release()
-            return original(memory_required, device, *args, **kwargs)
+    def forget(self) -> None:
+        from comfy import model_management
 
-        free_memory.likeness_host = self  # type: ignore[attr-defined]
-        model_management.free_memory = free_memory
+        self._patcher.bring = self._patcher.evict = None
+        if not self._patcher.loaded_size():
+            return  # not in the list, or ComfyUI is taking it out right now
+        # No public way out of the list: a model leaves it when it is unloaded, or found dead.
+        listed = model_management.current_loaded_models
+        for index in [i for i, loaded in enumerate(listed) if loaded.model is self._patcher]:
+            listed.pop(index).model_unload()
 
-    def _release(self) -> None:
-        for callback in self._free_callbacks:
-            try:
-                callback()
-            except Exception:
-                log.exception("Likeness could not release its models")
+
+@cache
+def _patcher_class() -> type:
+    """ComfyUI's own `ModelPatcher`, with the two ends replaced that move weights."""
+    from comfy.model_patcher import ModelPatcher
+
+    class WholeModel(ModelPatcher):
+        bring: Callable[[], None] | None = None
+        evict: Callable[[], None] | None = None
+
+        def partially_load(self, device_to: Any, *_: Any, **__: Any) -> int:
+            if self.model.model_loaded_weight_memory:
+                return 0
+            if self.bring is not None:
+                self.bring()
+            self.model.device = device_to
+            self.model.model_loaded_weight_memory = self.model_size()
+            return self.model_size()
+
+        def partially_unload(self, *_: Any, **__: Any) -> int:
+            return 0  # nothing by halves: ComfyUI then unloads the whole
+
+        def detach(self, unpatch_all: bool = True) -> Any:
+            if not unpatch_all:  # ComfyUI changes its list only, the model stays where it is
+                return self.model
+            loaded = self.model.model_loaded_weight_memory
+            self.model.model_loaded_weight_memory = 0
+            if loaded and self.evict is not None:
+                try:
+                    self.evict()
+                except Exception:  # here it would end the thread that executes nodes
+                    log.exception("Likeness could not release a model")
+            return self.model
+
+    return WholeModel
 
 
 class NodeBar:

@@ -27,6 +27,22 @@ class ProgressBar(Protocol):
         ...
 
 
+class Kept(Protocol):
+    """A live model that the host knows of."""
+
+    def use(self) -> None:
+        """Have room made and the model brought to the device, if it is not there. Before each use.
+
+        It can be evicted at any time between two uses, and in one: the owner then keeps it until
+        the use ends.
+        """
+        ...
+
+    def forget(self) -> None:
+        """The owner let the model go; the host must too. Calls nothing back."""
+        ...
+
+
 class Host(Protocol):
     """Folders, device, progress and memory of the surrounding program."""
 
@@ -89,14 +105,13 @@ class Host(Protocol):
         """Whether `error` means that the user pressed stop."""
         ...
 
-    def make_room(self, bytes_needed: int) -> None:
-        """Ask the host to move its own models away before ours are loaded, if it has any."""
-        ...
+    def keep(
+        self, modules: list[Any], bring: Callable[[], None], evict: Callable[[], None]
+    ) -> Kept:
+        """Put a live model under the host's memory manager.
 
-    def on_free(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when models are to be released: on the user's wish (`/free` in ComfyUI),
-        or because the host needs the memory for its own. Never while a node of ours executes.
-
-        Asking twice with the same callback registers it once.
+        `modules`: its `torch.nn.Module`s. `bring` moves them to the device, `evict` lets them go;
+        both are ours, the host decides when: `evict` on the user's wish (`/free` in ComfyUI) or
+        because something else needs the memory, `bring` inside `Kept.use`.
         """
         ...

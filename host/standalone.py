@@ -50,7 +50,7 @@ class StandaloneHost:
         self._quiet = quiet
         self._device = device
         self._stop = threading.Event()
-        self._free_callbacks: list[Callable[[], None]] = []
+        self._kept: list[KeptModel] = []
 
     def model_names(self, kind: str) -> list[str]:
         marker = folders.MARKED_BY.get(kind)
@@ -109,17 +109,38 @@ class StandaloneHost:
     def is_interruption(self, error: BaseException) -> bool:
         return isinstance(error, Interrupted | KeyboardInterrupt)
 
-    def make_room(self, bytes_needed: int) -> None:
-        """Nobody else's models are here."""
-
-    def on_free(self, callback: Callable[[], None]) -> None:
-        if callback not in self._free_callbacks:
-            self._free_callbacks.append(callback)
+    def keep(
+        self, modules: list[Any], bring: Callable[[], None], evict: Callable[[], None]
+    ) -> KeptModel:
+        """Nobody else's models are here, so nothing is evicted but by `free`."""
+        return KeptModel(self._kept, bring, evict)
 
     def free(self) -> None:
-        """Do what ComfyUI's `/free` does: have the caches emptied."""
-        for callback in self._free_callbacks:
-            callback()
+        """Do what ComfyUI's `/free` does: let every model go."""
+        for kept in list(self._kept):
+            kept.let_go()
+
+
+class KeptModel:
+    """A live model that only `StandaloneHost.free` evicts."""
+
+    def __init__(
+        self, kept: list[KeptModel], bring: Callable[[], None], evict: Callable[[], None]
+    ) -> None:
+        self._kept, self._bring, self._evict = kept, bring, evict
+
+    def use(self) -> None:
+        if self not in self._kept:
+            self._kept.append(self)
+            self._bring()
+
+    def forget(self) -> None:
+        if self in self._kept:
+            self._kept.remove(self)
+
+    def let_go(self) -> None:
+        self.forget()
+        self._evict()
 
 
 class TerminalBar:

@@ -21,9 +21,7 @@ def pipelines() -> Pipelines:
     if _current is None or _current[0] is not program:
         from ..pipelines.loading import Pipelines
 
-        cache = Pipelines(program.device(), make_room=program.make_room)
-        program.on_free(cache.free)
-        _current = (program, cache)
+        _current = (program, Pipelines(program.device(), keep=program.keep))
     return _current[1]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .files import sha256_of
 from .spec import BaseModel
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from ..families import Family
 
 _IDENTITY_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+
+
+class Kept(Protocol):
+    """What `Host.keep` returns: the host's side of a live model."""
+
+    def use(self) -> None: ...
+
+    def forget(self) -> None: ...
 
 
 @dataclass(eq=False)
@@ -39,9 +47,19 @@ class LivePipeline:
     device: str
     size_bytes: int
     in_use: int = field(default=0)
+    on_device: bool = field(default=False)
+    kept: Kept | None = field(default=None)
 
     def component(self, attribute: str) -> torch.nn.Module:
         return getattr(self.pipeline, attribute)
+
+    def to_device(self) -> None:
+        self.pipeline.to(self.device)
+        self.on_device = True
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        return [part for part in self.pipeline.components.values() if hasattr(part, "parameters")]
 
 
 class Pipelines:
@@ -50,20 +68,20 @@ class Pipelines:
     `device`: where modules live, as torch names it.
     `budget_bytes`: weights kept at most; None is half of the device's memory. The model in use is
     always kept.
-    `make_room`: called with the bytes about to be loaded, so that a host can move its own models
-    away.
+    `keep`: puts a live model under the memory manager of the program around us, as `Host.keep`
+    says; None when there is none.
     """
 
     def __init__(
         self,
         device: str = "cpu",
         budget_bytes: int | None = None,
-        make_room: Callable[[int], None] | None = None,
+        keep: Callable[[list[Any], Callable[[], None], Callable[[], None]], Kept] | None = None,
     ) -> None:
         self.device = device
         self.loads = 0  # how often weights were read from disk; tests look at it
         self._budget = budget_bytes
-        self._make_room = make_room
+        self._keep = keep
         self._live: OrderedDict[tuple[object, ...], LivePipeline] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -81,8 +99,9 @@ class Pipelines:
 
         with self._lock, torch.inference_mode(False):
             live = self._get(base)
-            live.in_use += 1
+            live.in_use += 1  # first, so that nothing evicts it while it is brought
             try:
+                self._bring(live)
                 yield live
             finally:
                 live.in_use -= 1
@@ -91,9 +110,8 @@ class Pipelines:
     def free(self) -> None:
         """Forget every model that is not in use right now."""
         with self._lock:
-            for key in [key for key, live in self._live.items() if not live.in_use]:
-                del self._live[key]
-            self._release()
+            for live in list(self._live.values()):
+                self._evict(live)
 
     @property
     def bytes_held(self) -> int:
@@ -104,12 +122,9 @@ class Pipelines:
         key = (base, self.device, *versions)
         live = self._live.get(key)
         if live is None:
-            for stale in [old for old in self._live if old[0] == base]:
-                del self._live[stale]  # the files on disk have changed since
-            needed = sum(size for _, size, _ in versions)
-            self._make_fit(incoming=needed)
-            if self._make_room is not None:
-                self._make_room(needed)
+            for stale in [live for old, live in self._live.items() if old[0] == base]:
+                self._evict(stale)  # the files on disk have changed since
+            self._make_fit(incoming=sum(size for _, size, _ in versions))
             live = self._live[key] = _load(base, self.device)
             self.loads += 1
         self._live.move_to_end(key)
@@ -120,17 +135,35 @@ class Pipelines:
         budget.
         """
         budget = self._budget if self._budget is not None else _half_of_memory(self.device)
-        for key, live in list(self._live.items()):
+        for live in list(self._live.values()):
             if self.bytes_held + incoming <= budget:
                 return
-            if not live.in_use and live is not keep:
-                del self._live[key]
-                self._release()
+            if live is not keep:
+                self._evict(live)
 
-    def _release(self) -> None:
+    def _bring(self, live: LivePipeline) -> None:
+        """Have it on the device: the host makes room for it first, if there is one."""
+        if self._keep is None:
+            if not live.on_device:
+                live.to_device()
+            return
+        if live.kept is None:
+            live.kept = self._keep(live.modules, live.to_device, lambda: self._evict(live))
+        live.kept.use()
+
+    def _evict(self, live: LivePipeline) -> None:
+        """Let an idle model go; one in use stays, whoever asks."""
         from diffusers.training_utils import free_memory
 
-        free_memory()
+        with self._lock:
+            if live.in_use:
+                return
+            for key in [key for key, held in self._live.items() if held is live]:
+                del self._live[key]
+            if live.kept is not None:
+                live.kept.forget()
+                live.kept = None
+            free_memory()
 
 
 def base_identity(base: BaseModel) -> str:
@@ -171,7 +204,6 @@ def _load(base: BaseModel, device: str) -> LivePipeline:
             "if a file is missing or cut short, copy the model again"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device)
     modules = [part for part in pipeline.components.values() if hasattr(part, "parameters")]
     size = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
     return LivePipeline(base, family, pipeline, device, size)

@@ -45,14 +45,28 @@ def find(kind, name):
         return f"ValueError: {error}"
 
 
-def watch_free(file):
-    """From now on each `/free` adds a line to `file`."""
+def keep(file, megabytes=1):
+    """Puts a model under ComfyUI's memory manager; whatever happens to it adds a line to `file`."""
+    import torch
 
-    def note():
+    def note(what):
         with Path(file).open("a") as notes:
-            notes.write("free\n")
+            notes.write(f"{what}\n")
 
-    our_host().on_free(note)
+    model = torch.nn.Linear(512, 512 * megabytes, bias=False)
+    KEPT[file] = our_host().keep([model], lambda: note("bring"), lambda: note("evict"))
+    use(file)
+
+
+def use(file):
+    KEPT[file].use()
+
+
+def forget(file):
+    from comfy import model_management
+
+    KEPT.pop(file).forget()
+    return len(model_management.current_loaded_models)
 
 
 def progress(steps, seconds):
@@ -73,10 +87,6 @@ def progress(steps, seconds):
     return "done"
 
 
-def make_room(gigabytes):
-    our_host().make_room(gigabytes * 2**30)
-
-
 def need(gigabytes):
     """What ComfyUI does before it loads a model of its own."""
     from comfy import model_management
@@ -84,7 +94,8 @@ def need(gigabytes):
     model_management.free_memory(gigabytes * 2**30, model_management.get_torch_device())
 
 
-ACTIONS = {f.__name__: f for f in (describe, find, watch_free, progress, make_room, need)}
+KEPT = {}
+ACTIONS = {f.__name__: f for f in (describe, find, keep, use, forget, progress, need)}
 
 
 class Probe(io.ComfyNode):

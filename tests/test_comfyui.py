@@ -78,14 +78,17 @@ def test_uploaded_pictures_become_a_folder(comfyui, ask):
 
 def test_free_reaches_us(comfyui, ask, tmp_path):
     seen = tmp_path / "free.txt"
-    ask("watch_free", str(seen))
-    assert not seen.exists()
+    ask("keep", str(seen))
+    assert seen.read_text() == "bring\n"
     comfyui.free()
     until = time.monotonic() + 20
-    while not seen.exists() and time.monotonic() < until:
+    while "evict" not in seen.read_text() and time.monotonic() < until:
         time.sleep(0.05)
-    assert seen.read_text() == "free\n"
+    assert seen.read_text() == "bring\nevict\n"
     assert ask("describe"), "ComfyUI still executes nodes"
+    ask("use", str(seen))
+    assert seen.read_text() == "bring\nevict\nbring\n", "it can come back"
+    ask("forget", str(seen))
 
 
 def test_progress_and_stop(comfyui, ask):
@@ -114,15 +117,22 @@ def test_progress_and_previews_reach_the_browser(comfyui):
 
 
 def test_memory_pressure_reaches_us(ask, tmp_path):
-    """ComfyUI loads a model of its own: ours must go when the memory does not suffice, else not."""
+    """ComfyUI needs memory for a model of its own: ours goes if it does not suffice, only then."""
     seen = tmp_path / "pressure.txt"
-    ask("watch_free", str(seen))
+    ask("keep", str(seen))
+    ask("use", str(seen))
     ask("need", 0)
-    assert not seen.exists()
-    ask("make_room", 10**6)
-    assert not seen.exists(), "what we ask for must not come from ourselves"
+    assert seen.read_text() == "bring\n", "it is there already, and nobody needs its memory"
     ask("need", 10**6)
-    assert seen.read_text() == "free\n"
+    assert seen.read_text() == "bring\nevict\n"
+    ask("need", 10**6)
+    assert seen.read_text() == "bring\nevict\n", "it is gone already"
+    ask("use", str(seen))
+    before = ask("forget", str(seen))
+    ask("need", 10**6)
+    assert seen.read_text() == "bring\nevict\nbring\n", "whoever is forgotten hears nothing"
+    ask("keep", str(seen))
+    assert ask("forget", str(seen)) == before, "nothing of it stays in ComfyUI's list"
 
 
 def test_errors_come_back_as_text(comfyui):

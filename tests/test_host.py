@@ -198,13 +198,20 @@ def test_stop_is_raised_once_and_recognised(here):
     here.throw_if_interrupted()
 
 
-def test_free_calls_each_callback_once(here):
+def test_free_lets_every_model_go_once(here):
     calls = []
-    callback = lambda: calls.append(1)  # noqa: E731
-    here.on_free(callback)
-    here.on_free(callback)
+    kept = here.keep([], lambda: calls.append("bring"), lambda: calls.append("evict"))
     here.free()
-    assert calls == [1]
+    assert calls == [], "it was not there yet"
+    kept.use()
+    kept.use()
+    here.free()
+    here.free()
+    assert calls == ["bring", "evict"]
+    kept.use()
+    kept.forget()
+    here.free()
+    assert calls == ["bring", "evict", "bring"]
 
 
 def test_bar_is_drawn_on_a_terminal(place, monkeypatch, capsys):
