@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from .family import Conditioning, Family, LoraComponent
+from .flux import Flux
+from .sd3 import StableDiffusion3
+from .sdxl import StableDiffusionXL
 from .stable_diffusion import StableDiffusion
+from .z_image import ZImage
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+FAMILIES: tuple[Family, ...] = (
+    StableDiffusion(),
+    StableDiffusionXL(),
+    StableDiffusion3(),
+    Flux(),
+    ZImage(),
+)
 
 
 def family_named(name: str) -> Family:

@@ -2,40 +2,67 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .family import Conditioning, LoraComponent, present
+from . import prompts as texts
+from . import unet_parts
+from .clip_names import convert_clip
+from .family import (
+    IMAGE,
+    INPAINT,
+    TEXT,
+    Conditioning,
+    FileLayout,
+    Rows,
+    TensorFile,
+    TokenizerSource,
+    present,
+)
+from .unet_files import FoundUnet, changed_entries, find_text_encoder, find_unet, find_vae
+from .unet_lora import UNET, clip_component, unet_block
+from .unet_names import convert_unet
+from .vae_names import convert_vae
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
+
+_TEXT_PREFIXES = (
+    "cond_stage_model.transformer.",
+    "cond_stage_model.model.",
+    "conditioner.embedders.0.transformer.",
+    "conditioner.embedders.0.model.",
+)
+
+V_PREDICTION_SPREAD = 0.09
+"""2.x: the last attention's first norm has biases of this standard deviation or more only where
+the model predicts v.
+"""
 
 
 class StableDiffusion:
     """See `Family` for the contract."""
 
     name = "stable-diffusion"
-    architecture = "stable-diffusion-v1"
-    denoiser = LoraComponent(
-        attribute="unet",
-        kohya_prefixes=("lora_unet_",),
-        targets=(
-            ("attention", r"(.*\.)?(to_q|to_k|to_v|to_out\.0)"),
-            ("feed-forward", r"(.*\.)?(ff\.net\.0\.proj|ff\.net\.2|proj_in|proj_out)"),
-            ("convolution", r"(.*\.)?(conv1|conv2|conv_shortcut|(up|down)samplers\.0\.conv)"),
-        ),
-    )
+    title = "Stable Diffusion 1.x/2.x"
+    denoiser = UNET
     text_encoders = (
-        LoraComponent(
-            attribute="text_encoder",
-            kohya_prefixes=("lora_te_", "lora_te1_"),
-            targets=(
-                ("attention", r"(.*\.)?(q_proj|k_proj|v_proj|out_proj)"),
-                ("feed-forward", r"(.*\.)?(fc1|fc2)"),
-            ),
-        ),
+        clip_component("text_encoder", ("lora_te_", "lora_te1_"), ("clip_l", "clip_h")),
     )
+    pipeline_class = "StableDiffusionPipeline"
+    load_options: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    lora_signs: tuple[str, ...] = (
+        "lora_te_text_model_",
+        "down_blocks.0.attentions.",
+        "down_blocks_0_attentions_",
+        "up_blocks.3.attentions.",
+        "up_blocks_3_attentions_",
+        "input_blocks.1.1.",
+        "input_blocks_1_1_",
+    )
+
+    # -- which model is it? ------------------------------------------------------------------------
 
     def recognises(self, model_index: dict[str, Any]) -> bool:
         parts = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
@@ -43,31 +70,97 @@ class StableDiffusion:
             present(model_index, ["text_encoder_2"]) or present(model_index, ["transformer"])
         )
 
-    def load(self, folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
-        from diffusers import StableDiffusionPipeline
+    def identify(self, file: TensorFile) -> FileLayout | None:
+        shapes = file.shapes()
+        unet = find_unet(shapes)
+        if unet is None or unet.in_channels not in (4, 9):
+            return None
+        if unet.added_width or not unet.attends_first:
+            return None
+        variant = _variant(unet, file)
+        prefixes = {
+            "unet": unet.prefix,
+            **find_vae(shapes),
+            **find_text_encoder(shapes, "text_encoder", _TEXT_PREFIXES),
+        }
+        return FileLayout(variant, prefixes, changed_entries(variant, unet, prefixes, shapes))
 
-        # `dtype` must be explicit: otherwise the text encoder keeps the file's fp16 beside a
-        # float32 UNet.
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            safety_checker=None,
-            requires_safety_checker=False,
-        )
-        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            module.eval().requires_grad_(False)
-        return pipeline
+    def convert(
+        self, attribute: str, tensors: dict[str, torch.Tensor], config: Mapping[str, Any]
+    ) -> dict[str, torch.Tensor]:
+        if attribute == "unet":
+            return convert_unet(tensors, config)
+        if attribute == "vae":
+            return convert_vae(tensors, config)
+        return convert_clip(tensors, config, projection=False)
+
+    def tokenizers(self, variant: str) -> Mapping[str, TokenizerSource]:
+        first = variant == "sd1"
+        source = unet_parts.CLIP_L_TOKENIZER if first else unet_parts.OPEN_CLIP_TOKENIZER
+        return {"tokenizer": source}
+
+    def architecture(self, pipeline: DiffusionPipeline) -> str:
+        second = pipeline.text_encoder.config.hidden_act == "gelu"  # OpenCLIP's
+        if not second:
+            return "stable-diffusion-v1"
+        predicts_v = pipeline.scheduler.config.get("prediction_type") == "v_prediction"
+        return "stable-diffusion-v2-768-v" if predicts_v else "stable-diffusion-v2-512"
+
+    # -- making pictures ---------------------------------------------------------------------------
+
+    def tasks(self, pipeline: DiffusionPipeline) -> Mapping[str, str]:
+        inpaint = {INPAINT: "StableDiffusionInpaintPipeline"}
+        if pipeline.unet.config.in_channels == 9:
+            return inpaint
+        return {
+            TEXT: "StableDiffusionPipeline",
+            IMAGE: "StableDiffusionImg2ImgPipeline",
+            **inpaint,
+        }
+
+    def call_arguments(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: Sequence[str],
+        negatives: Sequence[str],
+        guidance: float,
+    ) -> dict[str, Any]:
+        both = [*prompts, *negatives]
+        if unet_parts.all_plain([pipeline.tokenizer], both):
+            return {
+                "prompt": list(prompts),
+                "negative_prompt": list(negatives),
+                "guidance_scale": guidance,
+            }
+        states, _ = texts.clip_states(pipeline.tokenizer, pipeline.text_encoder, both)
+        return {
+            "prompt_embeds": states[: len(prompts)],
+            "negative_prompt_embeds": states[len(prompts) :],
+            "guidance_scale": guidance,
+        }
+
+    def latent_picture(
+        self, pipeline: DiffusionPipeline, latents: torch.Tensor, width: int, height: int
+    ) -> torch.Tensor:
+        return latents
 
     def native_size(self, pipeline: DiffusionPipeline) -> tuple[int, int]:
-        size = pipeline.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return width * pipeline.vae_scale_factor, height * pipeline.vae_scale_factor
+        return unet_parts.native_size(pipeline)
 
     def size_multiple(self, pipeline: DiffusionPipeline) -> int:
-        # The UNet itself copes with latents of any size; diffusers' pipeline asks for 8.
-        return max(8, pipeline.vae_scale_factor)
+        return unet_parts.size_multiple(pipeline)
+
+    # -- LoRA --------------------------------------------------------------------------------------
+
+    def original_names(
+        self, pipeline: DiffusionPipeline, attribute: str
+    ) -> Mapping[str, tuple[Rows, ...]]:
+        return unet_parts.original_names(pipeline, attribute)
+
+    def block_of(self, module: str) -> str:
+        return unet_block(module)
+
+    # -- learning ----------------------------------------------------------------------------------
 
     def encode_text(self, pipeline: DiffusionPipeline, prompts: list[str]) -> Conditioning:
         tokens = pipeline.tokenizer(
@@ -87,10 +180,7 @@ class StableDiffusion:
     def encode_pixels(
         self, pipeline: DiffusionPipeline, pixels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        vae = pipeline.vae
-        posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-        scale = vae.config.scaling_factor
-        return posterior.mean * scale, posterior.std * scale
+        return unet_parts.encoded(pipeline.vae, pixels)
 
     def predict(
         self,
@@ -99,10 +189,21 @@ class StableDiffusion:
         timesteps: torch.Tensor,
         conditioning: Conditioning,
     ) -> torch.Tensor:
-        return pipeline.unet(noisy, timesteps, conditioning.embeddings).sample
+        return unet_parts.denoise(pipeline, noisy, timesteps, conditioning)
 
     def training_scheduler(self, pipeline: DiffusionPipeline) -> Any:
-        from diffusers import DDPMScheduler
+        return unet_parts.training_scheduler(pipeline)
 
-        return DDPMScheduler.from_config(pipeline.scheduler.config)
 
+def _variant(unet: FoundUnet, file: TensorFile) -> str:
+    linear = len(unet.shapes["down_blocks.0.attentions.0.proj_in.weight"]) == 2
+    second = unet.context_width == 1024 or (unet.context_width != 768 and linear)
+    if not second:
+        return "sd1"
+    last = max(name for name in unet.names if name.endswith(".transformer_blocks.0.norm1.bias"))
+    # Inpainting models of the second version predict the noise.
+    if unet.in_channels == 4:
+        biases = file.tensor(unet.names[last]).float()
+        if biases.std(correction=0).item() > V_PREDICTION_SPREAD:
+            return "sd2-v"
+    return "sd2"
