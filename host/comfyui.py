@@ -95,6 +95,11 @@ class ComfyHost:
 
         return Path(folder_paths.get_temp_directory())
 
+    def comfyui_folder(self) -> Path | None:
+        import folder_paths
+
+        return Path(str(folder_paths.__file__)).parent
+
     def device(self) -> str:
         from comfy import model_management
 
@@ -121,6 +126,10 @@ class ComfyHost:
         return KeptModel(modules, bring, evict)
 
 
+_gone: list[Any] = []
+"""Emptied patchers. ComfyUI looks at one again after unloading it, so it must outlive that."""
+
+
 class KeptModel:
     """A live model of ours in ComfyUI's list of loaded models, beside its own.
 
@@ -142,12 +151,15 @@ class KeptModel:
     def use(self) -> None:
         from comfy import model_management
 
+        _gone.clear()
         model_management.load_models_gpu([self._patcher])
 
     def forget(self) -> None:
         from comfy import model_management
 
         self._patcher.bring = self._patcher.evict = None
+        self._patcher.model._modules.clear()
+        _gone.append(self._patcher)
         if not self._patcher.loaded_size():
             return  # not in the list, or ComfyUI is taking it out right now
         # No public way out of the list: a model leaves it when it is unloaded, or found dead.

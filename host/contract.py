@@ -89,6 +89,10 @@ class Host(Protocol):
 
     def temp_directory(self) -> Path: ...
 
+    def comfyui_folder(self) -> Path | None:
+        """ComfyUI's own folder, the one that holds `comfy/`, if there is one on this machine."""
+        ...
+
     def device(self) -> str:
         """Where to compute, as torch names it: `"cpu"`, `"cuda:0"`, `"mps"`."""
         ...

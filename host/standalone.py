@@ -83,6 +83,12 @@ class StandaloneHost:
             self._temp = tempfile.TemporaryDirectory(prefix="likeness-")
         return Path(self._temp.name)
 
+    def comfyui_folder(self) -> Path | None:
+        """`COMFYUI_PATH`, else the folder around `models`, else `~/comfy/ComfyUI`."""
+        told = os.environ.get("COMFYUI_PATH")
+        places = [Path(told)] if told else [self._models.parent, Path.home() / "comfy" / "ComfyUI"]
+        return next((place for place in places if (place / "comfy").is_dir()), None)
+
     def device(self) -> str:
         if self._device is None:
             import torch

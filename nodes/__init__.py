@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from .class_images import ClassImages
+from .from_checkpoint import FromCheckpoint
 from .fuse_lora import FuseLora
 from .generate import Generate
 from .image_folder import ImageFolder
 from .image_set import ImageSet
+from .load_from_hub import LoadFromHub
 from .load_lora import LoadLora
+from .load_parts import LoadParts
 from .load_pipeline import LoadPipeline
 from .plot_loss import PlotLoss
 from .save_lora import SaveLora
@@ -16,6 +19,9 @@ from .unfuse_lora import UnfuseLora
 
 NODES = (
     LoadPipeline,
+    FromCheckpoint,
+    LoadParts,
+    LoadFromHub,
     LoadLora,
     FuseLora,
     UnfuseLora,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..host import host, io
-from ..pipelines.spec import DTYPES
+from . import model_options
 from .sockets import Pipeline
 
 
@@ -14,7 +14,8 @@ class LoadPipeline(io.ComfyNode):
             node_id="LikenessLoadPipeline",
             display_name="Load Pipeline",
             category="Likeness/load",
-            description="Choose the base model, a Stable Diffusion 1.x or 2.x in diffusers layout. "
+            description="Choose the base model, a diffusers folder: Stable Diffusion, SDXL, SD 3, "
+            "FLUX or Z-Image. "
             "Nothing is read into memory until something is drawn or trained with it.",
             search_aliases=["diffusers loader", "base model", "checkpoint"],
             inputs=[
@@ -24,15 +25,7 @@ class LoadPipeline(io.ComfyNode):
                     tooltip="A diffusers folder (with model_index.json) in models/diffusers. "
                     "'tiny' comes with Likeness and needs no download.",
                 ),
-                io.Combo.Input(
-                    "dtype",
-                    options=list(DTYPES),
-                    default="auto",
-                    advanced=True,
-                    tooltip="Precision of the weights. auto: bfloat16 on a GPU that has it, else "
-                    "float16; "
-                    "float32 on the CPU.",
-                ),
+                *model_options.options(),
             ],
             outputs=[
                 Pipeline.Output(display_name="pipeline", tooltip="The base model, described.")
@@ -40,16 +33,12 @@ class LoadPipeline(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model, dtype="auto"):
-        from ..pipelines.loading import file_versions
-        from ..pipelines.spec import base_model
-
-        return file_versions(base_model(host().model_path("diffusers", model), dtype=dtype))
+    def fingerprint_inputs(cls, model, **options):
+        return model_options.versions(host().model_path("diffusers", model), **options)
 
     @classmethod
-    def execute(cls, model, dtype="auto"):
-        from ..pipelines.spec import PipelineSpec, base_model
+    def execute(cls, model, **options):
+        from ..pipelines.spec import PipelineSpec
 
-        return io.NodeOutput(
-            PipelineSpec(base_model(host().model_path("diffusers", model), dtype=dtype))
-        )
+        folder = host().model_path("diffusers", model)
+        return io.NodeOutput(PipelineSpec(model_options.describe(folder, **options)))

@@ -21,7 +21,10 @@ def pipelines() -> Pipelines:
     if _current is None or _current[0] is not program:
         from ..pipelines.loading import Pipelines
 
-        _current = (program, Pipelines(program.device(), keep=program.keep))
+        cache = Pipelines(
+            program.device(), keep=program.keep, comfyui_folder=program.comfyui_folder()
+        )
+        _current = (program, cache)
     return _current[1]
 
 

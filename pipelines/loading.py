@@ -6,7 +6,6 @@ must come off before the block ends.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .files import sha256_of
+from . import memory
+from .model_files import base_identity, file_versions
 from .spec import BaseModel
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from ..families import Family
+    from .fused_weights import FusedWeights
 
-_IDENTITY_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+__all__ = ["LivePipeline", "Pipelines", "base_identity", "file_versions", "resolve_dtype"]
 
 
 class Kept(Protocol):
@@ -49,13 +50,19 @@ class LivePipeline:
     in_use: int = field(default=0)
     on_device: bool = field(default=False)
     kept: Kept | None = field(default=None)
+    fused: FusedWeights | None = field(default=None)
+    """Weights with LoRAs in them, for the next use."""
 
     def component(self, attribute: str) -> torch.nn.Module:
         return getattr(self.pipeline, attribute)
 
     def to_device(self) -> None:
-        self.pipeline.to(self.device)
+        memory.place(self.pipeline, self.base.memory, self.device)
         self.on_device = True
+
+    @property
+    def bytes_held(self) -> int:
+        return self.size_bytes + (self.fused.size_bytes if self.fused else 0)
 
     @property
     def modules(self) -> list[torch.nn.Module]:
@@ -70,6 +77,7 @@ class Pipelines:
     always kept.
     `keep`: puts a live model under the memory manager of the program around us, as `Host.keep`
     says; None when there is none.
+    `comfyui_folder`: ComfyUI's own folder, where tokenizers for single files may be.
     """
 
     def __init__(
@@ -77,11 +85,13 @@ class Pipelines:
         device: str = "cpu",
         budget_bytes: int | None = None,
         keep: Callable[[list[Any], Callable[[], None], Callable[[], None]], Kept] | None = None,
+        comfyui_folder: Path | None = None,
     ) -> None:
         self.device = device
         self.loads = 0  # how often weights were read from disk; tests look at it
         self._budget = budget_bytes
         self._keep = keep
+        self._comfyui = comfyui_folder
         self._live: OrderedDict[tuple[object, ...], LivePipeline] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -115,7 +125,7 @@ class Pipelines:
 
     @property
     def bytes_held(self) -> int:
-        return sum(live.size_bytes for live in self._live.values())
+        return sum(live.bytes_held for live in self._live.values())
 
     def _get(self, base: BaseModel) -> LivePipeline:
         versions = file_versions(base)
@@ -125,7 +135,7 @@ class Pipelines:
             for stale in [live for old, live in self._live.items() if old[0] == base]:
                 self._evict(stale)  # the files on disk have changed since
             self._make_fit(incoming=sum(size for _, size, _ in versions))
-            live = self._live[key] = _load(base, self.device)
+            live = self._live[key] = _load(base, self.device, self._comfyui)
             self.loads += 1
         self._live.move_to_end(key)
         return live
@@ -135,7 +145,13 @@ class Pipelines:
         budget.
         """
         budget = self._budget if self._budget is not None else _half_of_memory(self.device)
-        for live in list(self._live.values()):
+        by_age = list(self._live.values())
+        for live in by_age:  # weights with LoRAs in them go first: they are soon computed again
+            if self.bytes_held + incoming <= budget:
+                return
+            if live.fused is not None and not live.in_use:
+                live.fused.drop()
+        for live in by_age:
             if self.bytes_held + incoming <= budget:
                 return
             if live is not keep:
@@ -166,18 +182,6 @@ class Pipelines:
             free_memory()
 
 
-def base_identity(base: BaseModel) -> str:
-    """SHA-256 over the contents of every file that makes up the model: two copies are one model.
-
-    Reads all weights once (about a second per GB), then remembers until a file changes.
-    """
-    digest = hashlib.sha256()
-    folder = Path(base.path)
-    for path in _model_files(base):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
-    return digest.hexdigest()
-
-
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     """The torch dtype behind a `BaseModel.dtype`; `"auto"` as said there."""
     import torch
@@ -189,20 +193,21 @@ def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     return torch.float16 if device.startswith("mps") else torch.float32
 
 
-def _load(base: BaseModel, device: str) -> LivePipeline:
-    from safetensors import SafetensorError
-
+def _load(base: BaseModel, device: str, comfyui: Path | None) -> LivePipeline:
     from ..families import family_named
+    from .assemble import assemble
 
     family = family_named(base.family)
+    memory.check(base.memory, device)
     try:
         with _quiet_loading():
-            pipeline = family.load(Path(base.path), resolve_dtype(base.dtype, device))
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+            pipeline = assemble(base, family, resolve_dtype(base.dtype, device), comfyui)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"the model {base.path} cannot be loaded as {family.name}: {error}; "
             "if a file is missing or cut short, copy the model again"
         ) from error
+    memory.prepare(pipeline, family, base.memory)
     pipeline.set_progress_bar_config(disable=True)
     modules = [part for part in pipeline.components.values() if hasattr(part, "parameters")]
     size = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
@@ -227,27 +232,6 @@ def _quiet_loading() -> Iterator[None]:
     finally:
         for module in switches:
             module.enable_progress_bar()
-
-
-def _model_files(base: BaseModel) -> list[Path]:
-    folder = Path(base.path)
-    if not folder.is_dir():
-        raise ValueError(f"the model folder {folder} is gone; choose the base model again")
-    depth_one = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    return [
-        path
-        for part in depth_one
-        for path in sorted(part.iterdir())
-        if path.is_file() and path.suffix in _IDENTITY_SUFFIXES
-    ]
-
-
-def file_versions(base: BaseModel) -> tuple[tuple[str, int, int], ...]:
-    """Path, size and time of change of every file of the model: cheap to ask, different when a file
-    was replaced.
-    """
-    stats = [(str(path), path.stat()) for path in _model_files(base)]
-    return tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
 
 def _half_of_memory(device: str) -> int:

@@ -8,9 +8,7 @@ come to life for the length of one
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -158,35 +156,10 @@ def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
 
 
-def base_model(folder: str | Path, family: str = "auto", dtype: str = "auto") -> BaseModel:
-    """Describe the diffusers folder at `folder`; with `family="auto"` its `model_index.json`
-    decides.
+def __getattr__(name: str) -> Any:
+    # Describing a model opens files, which lies above the descriptions themselves.
+    if name == "base_model":
+        from .base_models import base_model
 
-    Raises:
-        ValueError: the folder or its `model_index.json` is missing or broken, or no known
-            family fits.
-    """
-    from ..families import FAMILIES, family_named
-
-    folder = Path(folder)
-    index_file = folder / "model_index.json"
-    if not index_file.is_file():
-        raise ValueError(
-            f"{folder} is not a diffusers model: it has no model_index.json; "
-            "choose the folder that holds unet, vae, text_encoder and model_index.json"
-        )
-    try:
-        index = json.loads(index_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{index_file} cannot be read ({error}); copy the model again") from error
-    if family != "auto":
-        return BaseModel(str(folder.resolve()), family_named(family).name, dtype)
-    for candidate in FAMILIES:
-        if isinstance(index, dict) and candidate.recognises(index):
-            return BaseModel(str(folder.resolve()), candidate.name, dtype)
-    known = ", ".join(candidate.name for candidate in FAMILIES)
-    kind = index.get("_class_name") if isinstance(index, dict) else None
-    raise ValueError(
-        f"{folder} holds a {kind or 'model of an unknown kind'}, which Likeness does not know; "
-        f"families it knows: {known}"
-    )
+        return base_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,6 +19,9 @@ from .conftest import ROOT
 
 IDS = {
     "LikenessLoadPipeline",
+    "LikenessFromCheckpoint",
+    "LikenessLoadParts",
+    "LikenessLoadFromHub",
     "LikenessLoadLora",
     "LikenessFuseLora",
     "LikenessUnfuseLora",
