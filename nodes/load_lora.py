@@ -1,29 +1,48 @@
-"""Load a LoRA file from ComfyUI's loras folders."""
+"""Load a LoRA file from ComfyUI's loras folders, or from the hub."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..host import host, io
+from ..pipelines.lora_source import SUFFIXES
 from .sockets import Lora
+
+NONE = "none"
 
 
 class LoadLora(io.ComfyNode):
     @classmethod
     def define_schema(cls):
+        names = [name for name in host().model_names("loras") if name.endswith(SUFFIXES)]
         return io.Schema(
             node_id="LikenessLoadLora",
             display_name="Load LoRA",
             category="Likeness/load",
             description="Choose a LoRA file. It is checked against the base model when it is used.",
-            search_aliases=["lora loader"],
+            search_aliases=["lora loader", "lycoris", "loha", "lokr", "dora"],
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=[
-                        name
-                        for name in host().model_names("loras")
-                        if name.endswith(".safetensors")
-                    ],
-                    tooltip="A .safetensors file in models/loras or in the output folder's loras.",
+                    options=names or [NONE],
+                    tooltip="A LoRA file in models/loras or in the output folder's loras: LoRA, "
+                    "LoHa, LoKr, DoRA and full differences, from any trainer.",
+                ),
+                io.String.Input(
+                    "hub",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Take the LoRA from this repository of the Hugging Face hub (owner/name) "
+                    "and not from a file here. Downloaded once, when it is not in the local cache.",
+                ),
+                io.String.Input(
+                    "hub_file",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="The file in that repository. "
+                    "Empty: pytorch_lora_weights.safetensors, as diffusers names it.",
                 ),
             ],
             outputs=[
@@ -33,18 +52,37 @@ class LoadLora(io.ComfyNode):
                     tooltip="The caption it was trained with, if the file says: put it into the "
                     "prompt.",
                 ),
+                io.String.Output(
+                    display_name="info",
+                    tooltip="What the file tells about itself: trigger words, base model, steps, "
+                    "method and rank.",
+                ),
             ],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file):
+    def fingerprint_inputs(cls, file, hub="", hub_file=""):
         from ..pipelines.files import sha256_of
 
-        return sha256_of(host().model_path("loras", file))
+        try:
+            return sha256_of(_find(file, hub, hub_file, download=False))
+        except ValueError:
+            return "not here yet"
 
     @classmethod
-    def execute(cls, file):
+    def execute(cls, file, hub="", hub_file=""):
         from ..pipelines.lora_files import describe_lora
+        from ..pipelines.lora_metadata import lora_facts
 
-        lora = describe_lora(host().model_path("loras", file))
-        return io.NodeOutput(lora, lora.trigger)
+        name = hub.strip().rpartition("/")[2] or None
+        lora = describe_lora(_find(file, hub, hub_file), name)
+        info = str(lora_facts(lora.path))
+        return io.NodeOutput(lora, lora.trigger, info, ui={"text": [info]})
+
+
+def _find(file: str, hub: str, hub_file: str, download: bool = True) -> Path:
+    from ..pipelines.lora_hub import hub_lora
+
+    if hub.strip():
+        return hub_lora(hub, hub_file, download)
+    return host().model_path("loras", file)

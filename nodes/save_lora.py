@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..host import host, io
 from ..host.folders import safe_name
 from ..pipelines.lora_layouts import LAYOUTS
-from .sockets import Lora
+from .session import pipelines
+from .sockets import Lora, Pipeline
 from .train_lora import workflow_of
 
 
@@ -38,7 +39,13 @@ class SaveLora(io.ComfyNode):
                     default="kohya",
                     advanced=True,
                     tooltip="Names of the weights in the file. kohya: for ComfyUI, A1111 and "
-                    "diffusers. diffusers: for diffusers and PEFT.",
+                    "others. diffusers: for diffusers. peft: a folder for PEFT.",
+                ),
+                Pipeline.Input(
+                    "pipeline",
+                    optional=True,
+                    tooltip="The model that the LoRA belongs to. Needed only where a message asks "
+                    "for it: for some changes of layout.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Where the file lies.")],
@@ -46,11 +53,15 @@ class SaveLora(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, lora, filename, layout="kohya"):
+    def execute(cls, lora, filename, layout="kohya", pipeline=None):
+        from contextlib import nullcontext
+
         from ..pipelines.lora_files import save_copy
 
         name = safe_name(filename.removesuffix(".safetensors"))
         path = host().output_directory() / "loras" / f"{name}.safetensors"
         workflow = workflow_of(cls)
-        path = save_copy(lora, path, layout, {"workflow": workflow} if workflow else {})
+        extra = {"workflow": workflow} if workflow else {}
+        with pipelines().open(pipeline.base) if pipeline else nullcontext() as live:
+            path = save_copy(lora, path, layout, extra, live)
         return io.NodeOutput(str(path), ui={"text": [str(path)], "files": [str(path)]})

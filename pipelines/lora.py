@@ -1,79 +1,122 @@
-"""LoRA files and live weights: read, write, fuse and take off again, bit for bit.
+"""LoRAs on live weights for the length of a block, and off again bit for bit.
 
-A fused weight is `W = cast(W0 + Σ scale·ΔW)`, computed in float32 from the pristine W0, with ΔW =
-alpha/rank · up @ down (arXiv 2106.09685). W0 itself is never written: for the length of the `with`
-the parameter points at another tensor, and afterwards it points at W0 again. So nothing depends on
-order or history, and unfusing cannot be inexact.
+Mode `"fuse"` (`fused_weights.py`): `W = cast(W0 + Σ scale·ΔW)`, computed in float32 from the
+pristine W0, with ΔW = alpha/rank · up @ down for LoRA itself (arXiv 2106.09685). W0 is never
+written: for the length of the `with` the parameter points at another tensor, and afterwards it
+points at W0 again. So nothing depends on order or history, and unfusing cannot be inexact.
+
+Mode `"attach"` (`lora_attach.py`): the change is computed beside the layer in every forward, and no
+weight is copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .files import sha256_of
-from .lora_files import LoraPair, LoraWeights, read_lora
+from .fused_weights import FusedWeights, has_room
+from .lora_attach import attached
+from .lora_files import read_lora
+from .lora_layers import Layer, layers_of, why_not_plain
 from .spec import LoraUse
+from .weight_targets import targets_of
 
 if TYPE_CHECKING:
     import torch
 
     from .loading import LivePipeline
+    from .lora_files import LoraWeights
 
 
 @contextmanager
-def fused(live: LivePipeline, uses: Sequence[LoraUse]) -> Iterator[None]:
-    """Fuse `uses` into `live` for the length of the block. Afterwards every weight is the very
-    tensor it was before.
+def applied(live: LivePipeline, uses: Sequence[LoraUse]) -> Iterator[None]:
+    """Put `uses` on `live` for the length of the block, each in its mode. Afterwards every weight
+    is the very tensor it was before, and every module behaves as before.
+
+    Fused weights stay in memory for the next use (`live.fused`), which is then a matter of
+    pointers, or of computing into them again when a scale changed.
 
     Raises:
-        ValueError: a LoRA file changed since it was described, or does not fit this model.
+        ValueError: a LoRA file changed since it was described, does not fit this model, names
+            blocks that it does not have, or cannot be put on weights of this kind in this mode.
     """
     import torch
 
-    originals: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
-    try:
-        with torch.no_grad():
-            for parameter, change in _changes(live, uses):
-                originals.append((parameter, parameter.data))
-                parameter.data = (parameter.data.float() + change).to(parameter.dtype)
+    if live.fused is None:
+        live.fused = FusedWeights()
+    kept = FusedWeights() if live.fused.on else live.fused  # inside another block: on top of it
+    ordered = sorted((use for use in uses if use.scale or use.text_scale), key=_place)
+    if not ordered:
+        if not has_room(torch.device(live.device), 0):
+            kept.drop()
         yield
-    finally:
-        for parameter, pristine in originals:
-            parameter.data = pristine
+        return
+    loras = _read(live, ordered, kept)
+    to_fuse = layers_of(live, [use for use in ordered if use.mode == "fuse"], loras)
+    to_attach = layers_of(live, [use for use in ordered if use.mode == "attach"], loras)
+    components = _check_fusable(live, to_fuse)
+    with kept.put_on(targets_of(to_fuse), components), attached(to_attach):
+        yield
 
 
-def _changes(
-    live: LivePipeline, uses: Sequence[LoraUse]
-) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
-    """Each touched parameter with the sum of all changes to it, in float32 on its device.
+fused = applied
 
-    One parameter at a time, so that the changes never lie in memory all at once. The sum runs in an
-    order of its own, so that chaining the same nodes differently gives the same bits.
+
+def _place(use: LoraUse) -> tuple[Any, ...]:
+    return (use.lora.sha256, use.scale, use.text_scale, use.blocks, use.mode)
+
+
+def _read(
+    live: LivePipeline, uses: Sequence[LoraUse], kept: FusedWeights
+) -> dict[str, LoraWeights]:
+    """SHA-256 → LoRA, for every use. Files that are as they were are not read again; that costs one
+    look at their sizes and times.
     """
-    ordered = sorted(uses, key=lambda use: (use.lora.sha256, use.scale, use.text_scale))
-    loaded: dict[str, LoraWeights] = {}
-    for use in ordered:
-        if use.scale == 0 and use.text_scale == 0:
-            continue
-        if sha256_of(use.lora.path) != use.lora.sha256:
+    loras: dict[str, LoraWeights] = {}
+    small: dict[str, tuple[str, LoraWeights]] = {}
+    for use in uses:
+        path, sha256 = Path(use.lora.path), use.lora.sha256
+        if not path.is_file():
+            raise ValueError(f"the LoRA file {path} is gone; choose the LoRA again")
+        if sha256_of(path) != sha256:
+            raise ValueError(f"the LoRA file {path} changed since it was loaded; queue again")
+        beside = path.with_name("adapter_config.json")  # where PEFT keeps alpha
+        settings = sha256_of(beside) if beside.is_file() else ""
+        before, lora = kept.loras.get(sha256, ("", None))
+        if lora is not None and before != settings:
+            kept.drop()
+            lora = None
+        loras[sha256] = lora or loras.get(sha256) or read_lora(path, live)
+        if path.stat().st_size <= FusedWeights.LARGEST_KEPT_FILE:
+            small[sha256] = (settings, loras[sha256])
+    kept.loras = small
+    return loras
+
+
+def _check_fusable(live: LivePipeline, layers: Sequence[Layer]) -> list[torch.nn.Module]:
+    """The components that hold `layers`.
+
+    Raises:
+        ValueError: a layer's weight cannot be fused into; nothing was changed.
+    """
+    components = {layer.component: live.component(layer.component) for layer in layers}
+    in_groups = {name for name, root in components.items() if _is_group_offloaded(root)}
+    for layer in layers:
+        why = why_not_plain(layer.module)
+        if layer.component in in_groups:
+            why = "is offloaded in groups of layers, which bring their own copies of the weights"
+        if why:
             raise ValueError(
-                f"the LoRA file {use.lora.path} changed since it was loaded; queue again"
+                f"{layer.name} {why}: a LoRA cannot be fused into it exactly; "
+                "put the LoRA on in attach mode"
             )
-        if use.lora.sha256 not in loaded:
-            loaded[use.lora.sha256] = read_lora(use.lora.path, live)
-    for component in (live.family.denoiser, *live.family.text_encoders):
-        root = live.component(component.attribute)
-        is_text = component is not live.family.denoiser
-        touched: dict[str, list[tuple[float, LoraPair]]] = {}
-        for use in ordered:
-            scale = use.text_scale if is_text else use.scale
-            if scale == 0:
-                continue
-            for module, pair in loaded[use.lora.sha256].get(component.attribute, {}).items():
-                touched.setdefault(module, []).append((scale, pair))
-        for module, parts in touched.items():
-            parameter = cast("torch.nn.Parameter", root.get_submodule(module).weight)
-            deltas = [scale * pair.delta(parameter.device) for scale, pair in parts]
-            yield parameter, sum(deltas[1:], start=deltas[0])
+    return list(components.values())
+
+
+def _is_group_offloaded(root: torch.nn.Module) -> bool:
+    from diffusers.hooks.group_offloading import _is_group_offload_enabled
+
+    return _is_group_offload_enabled(root)

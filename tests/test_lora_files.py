@@ -14,7 +14,7 @@ def deltas(lora, pipelines, base):
     with pipelines.open(base) as live:
         weights = read_lora(lora.path, live)
         return {
-            f"{part}.{module}": pair.delta("cpu")
+            f"{part}.{module}": pair.delta(torch.empty(pair.shape))
             for part, pairs in weights.items()
             for module, pair in pairs.items()
         }

@@ -1,0 +1,89 @@
+"""DoRA: direction and magnitude of a weight are learned apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .lora_changes import part_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from .lora_changes import Change
+
+INPUT, OUTPUT_BASE, OUTPUT = "input", "output-base", "output"
+
+
+@dataclass(frozen=True, eq=False)
+class Dora:
+    """DoRA (arXiv 2402.09353): W' = magnitude · (W0 + V) / norm, where V = `inner`'s ΔW, its alpha
+    included, and ΔW = W' - W0.
+
+    `norm` says which norm:
+    - `"input"`: of W0 + V over each input column; `magnitude` [1, in(, 1, 1)]. A file's
+      `dora_scale` of that shape, as LyCORIS (`wd_on_output=False`) and ComfyUI compute it.
+    - `"output-base"`: of W0 alone over each output row; `magnitude` [out, 1(, 1, 1)]. So ComfyUI
+      computes a `dora_scale` of that shape; the paper divides by the norm of W0 + V instead, and
+      the two differ as soon as V is not 0.
+    - `"output"`: of W0 + V over each output row. The paper's, and PEFT's `lora_magnitude_vector`.
+
+    The first two add float32's epsilon to the norm, as ComfyUI does; PEFT does not.
+    """
+
+    inner: Change
+    magnitude: torch.Tensor
+    norm: str
+    needs_weight = True
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return self.inner.bias
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.inner.shape
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        weight = weight.float()
+        changed = weight + self.inner.delta(weight)
+        dims = [dim for dim in range(weight.dim()) if dim != (1 if self.norm == INPUT else 0)]
+        base = weight if self.norm == OUTPUT_BASE else changed
+        length = torch.linalg.vector_norm(base, dim=dims, keepdim=True)
+        if self.norm != OUTPUT:
+            length = length + torch.finfo(torch.float32).eps
+        magnitude = self.magnitude.to(weight.device, torch.float32).reshape(length.shape)
+        return changed.mul_(magnitude / length).sub_(weight)
+
+    def low_rank(self) -> None:
+        return None
+
+    def rows(self, start: int, stop: int) -> Dora:
+        if self.norm == INPUT:
+            raise ValueError(
+                "this DoRA's norms run over a layer that the model here keeps in several parts; "
+                "it cannot be applied exactly"
+            )
+        inner = self.inner.rows(start, stop)
+        magnitude = part_of(self.magnitude.flatten(), start, stop)
+        assert magnitude is not None
+        return Dora(inner, magnitude, self.norm)
+
+    def shaped(self, shape: tuple[int, ...]) -> Dora | None:
+        inner = self.inner.shaped(shape)
+        length = shape[1 if self.norm == INPUT else 0]
+        if inner is None or self.magnitude.numel() != length:
+            return None
+        return replace(self, inner=inner)
+
+
+def dora(inner: Change, dora_scale: torch.Tensor) -> Dora:
+    """The DoRA behind a file's `dora_scale`, whose first dimension tells the axis, as in ComfyUI.
+
+    A `dora_scale` of one dimension belongs to the output rows. (ComfyUI broadcasts that one over
+    the wrong axis; nobody who wrote such a file meant it.)
+    """
+    output = dora_scale.dim() == 1 or dora_scale.shape[0] == inner.shape[0]
+    return Dora(inner, dora_scale, OUTPUT_BASE if output else INPUT)

@@ -1,0 +1,287 @@
+"""LyCORIS methods: LoHa, LoKr, GLoRA and the orthogonal ones, each as ComfyUI's loader reads it.
+
+All names below are those of the tensors in the files, without what precedes the last dot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .lora_changes import part_of, same_size
+from .lora_rows import RowsOf
+
+if TYPE_CHECKING:
+    import torch
+
+    from .lora_changes import Change
+
+Tensors = dict[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoHa:
+    """LoHa (arXiv 2108.06098): ΔW = factor · (w1_a @ w1_b) ∘ (w2_a @ w2_b).
+
+    `tensors`: hada_w1_a [out, rank], hada_w1_b [rank, in·kh·kw], and w2 alike. With hada_t1 and
+    hada_t2 [rank, rank, kh, kw] (Tucker) a is [rank, out], b [rank, in]. `factor`: alpha / rank.
+    """
+
+    tensors: Tensors
+    factor: float
+    bias: torch.Tensor | None = None
+    like: tuple[int, ...] = ()
+    needs_weight = False
+
+    @property
+    def rank(self) -> int:
+        return self.tensors["hada_w1_b"].shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.like or self._own_shape()
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        halves = [
+            _product(
+                self.tensors[f"hada_w{n}_a"],
+                self.tensors[f"hada_w{n}_b"],
+                self.tensors.get(f"hada_t{n}"),
+                weight.device,
+            )
+            for n in (1, 2)
+        ]
+        return halves[0].mul_(halves[1]).mul_(self.factor).reshape(self.shape)
+
+    def low_rank(self) -> None:
+        return None
+
+    def rows(self, start: int, stop: int) -> LoHa:
+        tucker = "hada_t1" in self.tensors
+        cut = {
+            name: tensor[:, start:stop] if tucker else tensor[start:stop]
+            for name, tensor in self.tensors.items()
+            if name.endswith("_a")
+        }
+        like = (stop - start, *self.shape[1:])
+        bias = part_of(self.bias, start, stop)
+        return replace(self, tensors=self.tensors | cut, bias=bias, like=like)
+
+    def shaped(self, shape: tuple[int, ...]) -> LoHa | None:
+        return replace(self, like=shape) if same_size(shape, self._own_shape()) else None
+
+    def _own_shape(self) -> tuple[int, ...]:
+        a, b = self.tensors["hada_w1_a"], self.tensors["hada_w1_b"]
+        middle = self.tensors.get("hada_t1")
+        if middle is None:
+            return (a.shape[0], b.shape[1])
+        return (a.shape[1], b.shape[1], *middle.shape[2:])
+
+
+@dataclass(frozen=True, eq=False)
+class LoKr:
+    """LoKr (arXiv 2212.10650): ΔW = factor · w1 ⊗ w2.
+
+    `tensors`: lokr_w1 or lokr_w1_a @ lokr_w1_b; lokr_w2 [.., ..(, kh, kw)], or lokr_w2_a @
+    lokr_w2_b, or those with lokr_t2 (Tucker). `factor`: alpha / rank, where rank is that of w2 if
+    it is a product, else that of w1; files of which both are whole know no alpha: 1.
+    """
+
+    tensors: Tensors
+    factor: float
+    bias: torch.Tensor | None = None
+    like: tuple[int, ...] = ()
+    needs_weight = False
+
+    @property
+    def rank(self) -> int | None:
+        """None when both factors are whole."""
+        for name in ("lokr_w2_b", "lokr_w1_b"):
+            if name in self.tensors:
+                return self.tensors[name].shape[0]
+        return None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.like or self._own_shape()
+
+    def halves(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """w1 and w2, whole: as the file has them, else multiplied in float32."""
+        one, two = self.tensors.get("lokr_w1"), self.tensors.get("lokr_w2")
+        return (
+            self._half(1, "cpu") if one is None else one,
+            self._half(2, "cpu") if two is None else two,
+        )
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        one, two = self._half(1, weight.device), self._half(2, weight.device)
+        one = one.reshape(*one.shape, *[1] * (two.dim() - one.dim()))
+        return torch.kron(one, two.contiguous()).mul_(self.factor).reshape(self.shape)
+
+    def low_rank(self) -> None:
+        return None
+
+    def rows(self, start: int, stop: int) -> Change:
+        return RowsOf(self, start, stop)
+
+    def shaped(self, shape: tuple[int, ...]) -> LoKr | None:
+        return replace(self, like=shape) if same_size(shape, self._own_shape()) else None
+
+    def _half(self, n: int, device: torch.device | str) -> torch.Tensor:
+        import torch
+
+        whole = self.tensors.get(f"lokr_w{n}")
+        if whole is not None:
+            return whole.to(device, torch.float32)
+        middle = self.tensors.get("lokr_t2") if n == 2 else None
+        return _product(self.tensors[f"lokr_w{n}_a"], self.tensors[f"lokr_w{n}_b"], middle, device)
+
+    def _own_shape(self) -> tuple[int, ...]:
+        one, two = self._half(1, "meta"), self._half(2, "meta")
+        return (one.shape[0] * two.shape[0], one.shape[1] * two.shape[1], *two.shape[2:])
+
+
+@dataclass(frozen=True, eq=False)
+class GLoRA:
+    """GLoRA (arXiv 2306.07967) on the weight: ΔW = factor · (W0·A + B).
+
+    `tensors`: a1, a2, b1, b2. New files: A = a1 @ a2, B = b1 @ b2; the first LyCORIS releases wrote
+    A = a2 @ a1, B = b2 @ b1, which their shapes tell. `factor`: alpha / rank.
+    """
+
+    tensors: Tensors
+    alpha: float | None
+    like: tuple[int, ...] = ()
+    bias: torch.Tensor | None = None
+    needs_weight = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        b1, b2 = self.tensors["b1"], self.tensors["b2"]
+        new = (b1.shape[0], b2[0].numel())
+        return self.like or (new if b1[0].numel() == b2.shape[0] else (b2.shape[0], b1[0].numel()))
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        a1, a2, b1, b2 = (
+            self.tensors[name].to(weight.device, torch.float32).flatten(1)
+            for name in ("a1", "a2", "b1", "b2")
+        )
+        old = b2.shape[1] == b1.shape[0] == a1.shape[0] == a2.shape[1]
+        new = b2.shape[0] == b1.shape[1] == a1.shape[1] == a2.shape[0]
+        square = a2.shape[0] == weight.shape[0] == weight.shape[1]
+        if new and not (old and square):
+            rank, left, right, offset = a2.shape[0], a1, a2, b1 @ b2
+        else:
+            rank, left, right, offset = a1.shape[0], a2, a1, b2 @ b1
+        weight = weight.float()
+        if weight.dim() > 2 and new and not (old and square):
+            product = torch.einsum("oi...,ij->oj...", weight, left)
+            product = torch.einsum("oi...,ij->oj...", product, right)
+        else:
+            product = weight.flatten(1) @ left @ right
+        factor = 1.0 if self.alpha is None else self.alpha / rank
+        return (product.reshape(weight.shape) + offset.reshape(weight.shape)).mul_(factor)
+
+    def low_rank(self) -> None:
+        return None
+
+    def rows(self, start: int, stop: int) -> Change:
+        raise ValueError("GLoRA on a layer that this model keeps in several parts is not supported")
+
+    def shaped(self, shape: tuple[int, ...]) -> GLoRA | None:
+        return replace(self, like=shape) if same_size(shape, self.shape) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Oft:
+    """OFT (arXiv 2306.07280) and BOFT (arXiv 2311.06243) as LyCORIS and ComfyUI write them: output
+    rows rotate, ΔW = R·W0 - W0, with R = (1 + Q)(1 - Q)⁻¹ and Q = blocks - blocksᵀ.
+
+    `blocks`: [count, size, size] (OFT) or [stages, count, size, size] (BOFT). `constraint`: the
+    norm that Q may have; 0: any. Our scale blends linearly, as LyCORIS does; ComfyUI's loader
+    multiplies an OFT by its strength twice, so that its 0.5 is our 0.25. At 1 both agree.
+    """
+
+    blocks: torch.Tensor
+    constraint: float = 0.0
+    rescale: torch.Tensor | None = None
+    like: tuple[int, ...] = ()
+    bias: torch.Tensor | None = None
+    needs_weight = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.like or (self.blocks.shape[-3] * self.blocks.shape[-2],)
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        weight = weight.float()
+        rotation = self._rotations(weight.device)
+        turned = _butterfly(rotation, weight) if rotation.dim() == 4 else _turn(rotation, weight)
+        if self.rescale is not None and rotation.dim() == 4:
+            turned = turned * self.rescale.to(weight)
+        return turned - weight
+
+    def low_rank(self) -> None:
+        return None
+
+    def rows(self, start: int, stop: int) -> Oft:
+        size = self.blocks.shape[-1]
+        if self.blocks.dim() == 4 or self.constraint or start % size or stop % size:
+            raise ValueError("this rotation mixes rows that this model keeps in several layers")
+        blocks = self.blocks[start // size : stop // size]
+        return replace(self, blocks=blocks, like=(stop - start, *self.like[1:]))
+
+    def shaped(self, shape: tuple[int, ...]) -> Oft | None:
+        rows = self.blocks.shape[-3] * self.blocks.shape[-2]
+        return replace(self, like=shape) if shape[0] == rows else None
+
+    def _rotations(self, device: torch.device) -> torch.Tensor:
+        import torch
+
+        blocks = self.blocks.to(device, torch.float32)
+        skew = blocks - blocks.transpose(-1, -2)
+        if self.constraint > 0:
+            norm = torch.linalg.vector_norm(skew) + 1e-8
+            if norm > self.constraint:
+                skew = skew * (self.constraint / norm)
+        one = torch.eye(blocks.shape[-1], device=device)
+        return (one + skew) @ torch.linalg.inv(one - skew)
+
+
+def _turn(rotation: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    count, size = rotation.shape[:2]
+    blocks = weight.reshape(count, size, *weight.shape[1:])
+    return torch.einsum("knm,kn...->km...", rotation, blocks).reshape(weight.shape)
+
+
+def _butterfly(rotation: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The stages of BOFT: shuffle the rows, turn blocks of them, shuffle back."""
+    import torch
+
+    stages, _, size, _ = rotation.shape
+    turned = weight
+    for stage in range(stages):
+        k = 2**stage * (size // 2)
+        turned = turned.unflatten(0, (-1, 2, k)).transpose(1, 2).flatten(0, 2)
+        turned = turned.unflatten(0, (-1, size))
+        turned = torch.einsum("bij,bj...->bi...", rotation[stage], turned).flatten(0, 1)
+        turned = turned.unflatten(0, (-1, k, 2)).transpose(1, 2).flatten(0, 2)
+    return turned
+
+
+def _product(
+    a: torch.Tensor, b: torch.Tensor, middle: torch.Tensor | None, device: torch.device | str
+) -> torch.Tensor:
+    """a @ b in float32, or the Tucker product [out, in, kh, kw] around `middle`."""
+    import torch
+
+    a, b = a.to(device, torch.float32), b.to(device, torch.float32)
+    if middle is None:
+        return a @ b
+    return torch.einsum("ij...,jr,ip->pr...", middle.to(device, torch.float32), b, a)
