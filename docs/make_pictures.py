@@ -1,6 +1,7 @@
-"""The README's pictures, out of what the quickstart drew.
+"""The README's pictures and the workflows' thumbnails, out of what the example workflows drew.
 
 likeness run example_workflows/quickstart.json --output output
+likeness run example_workflows/image_to_image.json --output output
 python docs/make_pictures.py output
 """
 
@@ -23,7 +24,7 @@ def newest(folder: Path, name: str) -> list[Image.Image]:
     """
     files = sorted(folder.glob(f"{name}_*_.png"))
     if not files:
-        raise SystemExit(f"{folder} holds no {name} pictures; run the quickstart into it first")
+        raise SystemExit(f"{folder} holds no {name} pictures; run its workflow into it first")
     return [Image.open(file).convert("RGB") for file in files]
 
 
@@ -61,6 +62,13 @@ def main(output: Path) -> None:
     )
     thumbnail = rows([("before", before[:2]), ("after", after[:2])], columns=2)
     thumbnail.save(ROOT / "example_workflows" / "quickstart.jpg", quality=90)
+    image_to_image(output / "likeness" / "image_to_image")
+
+
+def image_to_image(folder: Path) -> None:
+    labels = {"words": "from words", "picture": "from a picture", "mask": "inside a mask"}
+    content = [(label, newest(folder, name)[:3]) for name, label in labels.items()]
+    rows(content, columns=3).save(ROOT / "example_workflows" / "image_to_image.jpg", quality=90)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..host import host, io
 from . import pictures
+from .core_masks import MaskComposite, SolidMask
 
 if TYPE_CHECKING:
     import torch
@@ -171,6 +172,8 @@ CORE_NODES: tuple[type[io.ComfyNode], ...] = (
     SaveImage,
     PreviewImage,
     PreviewAny,
+    SolidMask,
+    MaskComposite,
     _primitive(
         "PrimitiveInt",
         "Int",

@@ -1,31 +1,28 @@
-"""From a description to pictures, with the same pixels as the plain diffusers pipeline."""
+"""From a description to pictures, with the same pixels as the plain diffusers pipeline.
+
+Three tasks: from words alone, from a picture (img2img), and inside a mask (inpainting).
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import inspect
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..families.family import IMAGE, INPAINT, TEXT
+from ..families.prompts import skipping_layers
 from .loading import LivePipeline, Pipelines
-from .lora import fused
+from .lora import applied
+from .previews import Previews
+from .schedulers import NOISE_SCHEDULES, SCHEDULERS, scheduler_for, takes_eta
+from .source_pictures import as_masks, as_sources, fitted
 from .spec import PipelineSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "model": ("", {}),
-    "ddim": ("DDIMScheduler", {}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "uni_pc": ("UniPCMultistepScheduler", {}),
-}
-"""Samplers by the names ComfyUI users know → diffusers class and options; `model` is the one saved
-with the model.
-"""
 
 MAX_SIDE = 8192
 MAX_SEED = 2**64 - 1
@@ -33,8 +30,18 @@ MAX_SEED = 2**64 - 1
 
 @dataclass(frozen=True)
 class Sampling:
-    """What to draw. Sizes in pixels, 0 = the model's own; picture i of `count` uses the seed `seed
-    + i`.
+    """What to draw. Sizes in pixels, 0 = the model's own, or that of the picture to start from,
+    rounded; picture i of `count` uses the seed `seed + i`.
+
+    `prompt`, `negative`: of any length, with A1111's weights (`families/prompts.py`).
+    `scheduler`: the sampler, one of `SCHEDULERS`; `"model"` is the one that the pipeline's
+    description names, else the one saved with the model.
+    `denoise`: how much of a given picture is drawn anew, above 0 to 1; of `steps`, the last
+    `steps * denoise` are run. Without a picture it has no effect.
+    `noise_schedule`: one of `NOISE_SCHEDULES`.
+    `eta`: DDIM's share of fresh noise, 0 to 1. `shift`: of a flow-matching model's noise levels, 0
+    = the model's own. `clip_skip`: layers of CLIP left out at its end, counted from the last that
+    the model uses, for both prompts.
     """
 
     prompt: str
@@ -46,6 +53,11 @@ class Sampling:
     height: int = 0
     count: int = 1
     scheduler: str = "model"
+    denoise: float = 1.0
+    noise_schedule: str = "model"
+    eta: float = 0.0
+    shift: float = 0.0
+    clip_skip: int = 0
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "steps", self.steps, "use at least 1")
@@ -53,8 +65,16 @@ class Sampling:
         _require(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"use 0 to {MAX_SEED}")
         _require(0 <= self.width <= MAX_SIDE, "width", self.width, f"use 0 to {MAX_SIDE}")
         _require(0 <= self.height <= MAX_SIDE, "height", self.height, f"use 0 to {MAX_SIDE}")
-        known = ", ".join(SCHEDULERS)
-        _require(self.scheduler in SCHEDULERS, "scheduler", self.scheduler, f"use one of {known}")
+        _require(math.isfinite(self.guidance), "guidance", self.guidance, "use a number, such as 5")
+        _require(0 < self.denoise <= 1, "denoise", self.denoise, "use more than 0 and at most 1")
+        _require(0 <= self.eta <= 1, "eta", self.eta, "use 0 to 1")
+        _require(0 <= self.shift <= 100, "shift", self.shift, "use 0 to 100")
+        _require(self.clip_skip >= 0, "clip_skip", self.clip_skip, "use 0 or more")
+        for name, value, known in (
+            ("scheduler", self.scheduler, SCHEDULERS),
+            ("noise_schedule", self.noise_schedule, NOISE_SCHEDULES),
+        ):
+            _require(value in known, name, value, f"use one of {', '.join(known)}")
 
 
 def generate(
@@ -62,38 +82,72 @@ def generate(
     spec: PipelineSpec,
     sampling: Sampling,
     on_step: Callable[[int, int], None] | None = None,
+    image: Image | Sequence[Image] | None = None,
+    mask: Image | Sequence[Image] | None = None,
+    on_preview: Callable[[Image], None] | None = None,
 ) -> list[Image]:
-    """Draw `sampling.count` RGB pictures in one batch.
+    """Draw `sampling.count` RGB pictures in one batch, `sampling.count` from each given picture.
 
+    `image`: pictures to start from, of any mode and size. With another size asked for they are
+    scaled to cover it and what hangs over is cut off evenly; all are fitted to one size, that of
+    the first where none is asked for.
+    `mask`: where to draw (white) and what to keep (black), as large as the picture; from half grey
+    on it counts as white. What is kept goes through the VAE once, as in diffusers.
     `on_step(done, total)` is called after each denoising step; what it raises (a stop) ends the
     drawing, and the weights are restored all the same.
+    `on_preview(picture)` is called just before it, with a small picture of how the first of the
+    batch will look.
 
     Raises:
-        ValueError: a size that the model cannot make, or a base model or LoRA that cannot be used.
+        ValueError: a size that the model cannot make, something that it cannot do, or a base model,
+            LoRA, picture or mask that cannot be used.
     """
     import torch
 
-    with pipelines.open(spec.base) as live, fused(live, spec.loras), torch.no_grad():
-        width, height = _size(live, sampling)
-        pipeline: Any = copy.copy(live.pipeline)  # a scheduler has state: never the shared one
-        pipeline.scheduler = _scheduler(live, sampling.scheduler)
+    pictures = as_sources(image)
+    masks = as_masks(mask, pictures)
+    task = INPAINT if masks else IMAGE if pictures else TEXT
+    with pipelines.open(spec.base) as live, torch.no_grad():
+        width, height = size = _size(live, sampling, pictures)
+        pipeline = _pipeline(live, task)
+        name = sampling.scheduler if sampling.scheduler != "model" else spec.base.scheduler
+        scheduler = scheduler_for(
+            live.pipeline.scheduler, name, sampling.noise_schedule, sampling.shift
+        )
+        pipeline.scheduler = scheduler
+        _check_clip_skip(pipeline, sampling.clip_skip)
+        count = sampling.count * max(1, len(pictures))
+        arguments: dict[str, Any] = {
+            "num_inference_steps": sampling.steps,
+            "generator": [_generator(sampling.seed + index) for index in range(count)],
+            "output_type": "pil",
+            **_sources(sampling, pictures, masks, size),
+            **_options(pipeline, sampling),
+        }
+        if "width" in _parameters(pipeline):
+            arguments |= {"width": width, "height": height}
+        with applied(live, spec.loras):
+            previews = Previews(live, scheduler, width, height) if on_preview else None
+            with skipping_layers(sampling.clip_skip):
+                arguments |= live.family.call_arguments(
+                    live.pipeline,
+                    [sampling.prompt] * count,
+                    [sampling.negative] * count,
+                    sampling.guidance,
+                )
 
-        def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            if on_step is not None:
-                on_step(min(step + 1, sampling.steps), sampling.steps)
-            return tensors
+            def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+                if on_preview is not None and previews is not None:
+                    on_preview(previews.picture(tensors["latents"]))
+                if on_step is not None:
+                    on_step(step + 1, pipeline.num_timesteps)
+                return tensors
 
-        return pipeline(
-            prompt=[sampling.prompt] * sampling.count,
-            negative_prompt=[sampling.negative] * sampling.count,
-            num_inference_steps=sampling.steps,
-            guidance_scale=sampling.guidance,
-            width=width,
-            height=height,
-            generator=[_generator(sampling.seed + index) for index in range(sampling.count)],
-            callback_on_step_end=after_step,
-            output_type="pil",
-        ).images
+            try:
+                return pipeline(**arguments, callback_on_step_end=after_step).images
+            except BaseException:
+                pipeline.maybe_free_model_hooks()  # as at the end of a run that was not stopped
+                raise
 
 
 def _generator(seed: int) -> Any:
@@ -103,11 +157,15 @@ def _generator(seed: int) -> Any:
     return torch.Generator("cpu").manual_seed(seed % (MAX_SEED + 1))
 
 
-def _size(live: LivePipeline, sampling: Sampling) -> tuple[int, int]:
-    native_width, native_height = live.family.native_size(live.pipeline)
-    size = (sampling.width or native_width, sampling.height or native_height)
+def _size(live: LivePipeline, sampling: Sampling, pictures: Sequence[Image]) -> tuple[int, int]:
     multiple = live.family.size_multiple(live.pipeline)
+    if pictures:
+        own = [max(multiple, round(side / multiple) * multiple) for side in pictures[0].size]
+    else:
+        own = live.family.native_size(live.pipeline)
+    size = (sampling.width or own[0], sampling.height or own[1])
     for name, value in zip(("width", "height"), size, strict=True):
+        _require(value <= MAX_SIDE, name, value, f"use at most {MAX_SIDE}")
         nearest = max(multiple, round(value / multiple) * multiple)
         _require(
             value % multiple == 0, name, value, f"use a multiple of {multiple}, such as {nearest}"
@@ -115,13 +173,90 @@ def _size(live: LivePipeline, sampling: Sampling) -> tuple[int, int]:
     return size
 
 
-def _scheduler(live: LivePipeline, name: str) -> Any:
+def _pipeline(live: LivePipeline, task: str) -> Any:
+    """A new pipeline object for the task around the live components; costs next to nothing."""
     import diffusers
 
-    class_name, options = SCHEDULERS[name]
-    current = live.pipeline.scheduler
-    kind = getattr(diffusers, class_name) if class_name else type(current)
-    return kind.from_config(current.config, **options)
+    known = live.family.tasks(live.pipeline)
+    if task not in known:
+        raise ValueError(_cannot(live, task, list(known)))
+    kind = getattr(diffusers, known[task])
+    if type(live.pipeline) is kind:
+        return copy.copy(live.pipeline)
+    # What its own class does not know (the refiner's aesthetic score) is kept behind a `_`.
+    config = {name.removeprefix("_"): value for name, value in live.pipeline.config.items()}
+    given = {**config, **live.family.load_options, **live.pipeline.components}
+    names = inspect.signature(kind.__init__).parameters
+    pipeline = kind(**{name: value for name, value in given.items() if name in names})
+    for name, value in vars(live.pipeline).items():
+        if name.startswith(("_all_hooks", "_offload", "_progress_bar")):
+            setattr(pipeline, name, value)
+    return pipeline
+
+
+def _cannot(live: LivePipeline, task: str, known: Sequence[str]) -> str:
+    asked = {
+        TEXT: "draws nothing from words alone",
+        IMAGE: "draws nothing from a picture alone",
+        INPAINT: "draws nothing inside a mask",
+    }
+    ways = {
+        TEXT: "leave picture and mask out",
+        IMAGE: "connect a picture to start from",
+        INPAINT: "connect a picture and a mask",
+    }
+    way_out = ", or ".join(ways[one] for one in known) or "choose another model"
+    return f"this {live.family.title} model {asked[task]}; {way_out}"
+
+
+def _sources(
+    sampling: Sampling,
+    pictures: Sequence[Image],
+    masks: Sequence[Image],
+    size: tuple[int, int],
+) -> dict[str, Any]:
+    if not pictures:
+        return {}
+    if int(sampling.steps * sampling.denoise) < 1:
+        least = math.ceil(1 / sampling.denoise)
+        raise ValueError(
+            f"denoise {sampling.denoise:g} of {sampling.steps} steps is less than one step; use at "
+            f"least {least} steps or a denoise of {1 / sampling.steps:.2g}"
+        )
+
+    def each(sources: Sequence[Image]) -> list[Image]:
+        return [fitted(one, size) for one in sources for _ in range(sampling.count)]
+
+    masked = {"mask_image": each(masks)} if masks else {}
+    return {"image": each(pictures), "strength": sampling.denoise, **masked}
+
+
+def _options(pipeline: Any, sampling: Sampling) -> dict[str, Any]:
+    """The arguments that only some pipelines and samplers know."""
+    options: dict[str, Any] = {}
+    if sampling.eta:
+        if "eta" not in _parameters(pipeline) or not takes_eta(pipeline.scheduler):
+            raise ValueError(
+                f"eta {sampling.eta:g} cannot be used with this sampler; use 0, or scheduler 'ddim'"
+            )
+        options["eta"] = sampling.eta
+    return options
+
+
+def _check_clip_skip(pipeline: Any, skipped: int) -> None:
+    if skipped and "clip_skip" not in _parameters(pipeline):
+        raise ValueError(f"clip_skip {skipped} cannot be used with this model; use 0")
+    layers = [
+        part.config.num_hidden_layers
+        for part in pipeline.components.values()
+        if type(part).__name__.startswith("CLIPText")
+    ]
+    most = min(layers, default=1) - 1
+    _require(skipped <= most, "clip_skip", skipped, f"use 0 to {most}")
+
+
+def _parameters(pipeline: Any) -> Any:
+    return inspect.signature(type(pipeline).__call__).parameters
 
 
 def _require(condition: bool, name: str, value: object, way_out: str) -> None:

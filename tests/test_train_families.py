@@ -1,0 +1,98 @@
+"""The trainer asks the family: what trains on 1.x trains on 2.x and SDXL; what cannot is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from likeness.pipelines.generate import Sampling, generate
+from likeness.pipelines.lora_files import describe_lora, read_lora
+from likeness.pipelines.spec import LoraUse, MemoryOptions, PipelineSpec, base_model
+from likeness.trainers.job import TrainingJob
+from likeness.trainers.run import train
+from likeness.trainers.run_folder import create_or_find
+from likeness.trainers.samples import samples_from_folder
+from likeness.trainers.settings import LoraSettings, TrainingSettings
+
+from .conftest import SUBJECT
+from .tiny_models import tiny_models  # noqa: F401 - a fixture
+
+SETTINGS = TrainingSettings(steps=3, learning_rate=1e-3, resolution=32, checkpoint_every=0)
+UNETS = ["sdxl", "sd2-v"]
+FLOWS = ["sd3", "flux", "z-image"]
+
+
+@pytest.fixture
+def job(tiny_models, request):  # noqa: F811
+    samples = samples_from_folder(SUBJECT, "a photo of sks monster")[:2]
+    spec = PipelineSpec(base_model(tiny_models(request.param)))
+    return TrainingJob(spec, samples, "lora", LoraSettings(rank=2), SETTINGS)
+
+
+@pytest.mark.parametrize("job", UNETS, indirect=True)
+def test_a_lora_learns_saves_and_draws(job, pipelines, tmp_path):
+    run = create_or_find(tmp_path, "mine", job)
+    with pipelines.open(job.spec.base) as live:
+        parts = (live.family.denoiser, *live.family.text_encoders)
+        before = {
+            (part.attribute, name): weight.clone()
+            for part in parts
+            for name, weight in live.component(part.attribute).state_dict().items()
+        }
+    result = train(run, pipelines)
+    lora = describe_lora(result.lora_path)
+    with pipelines.open(job.spec.base) as live:
+        for (attribute, name), weight in before.items():
+            assert torch.equal(live.component(attribute).state_dict()[name], weight), name
+        learned = read_lora(lora.path, live)
+        assert set(learned) == {part.attribute for part in parts}, "every text encoder learns"
+        for component, layers in learned.items():
+            root = live.component(component)
+            idle = [
+                path
+                for path, change in layers.items()
+                if not change.delta(root.get_submodule(path).weight).any()
+            ]
+            # SDXL reads the states before the last layer, so that layer of its first encoder idles.
+            assert len(idle) <= (6 if component == "text_encoder" else 0), idle
+    drawn = [
+        generate(pipelines, spec, Sampling("a photo of sks monster", steps=2))[0].tobytes()
+        for spec in (job.spec, job.spec.with_lora(LoraUse(lora, 5.0)))
+    ]
+    assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize("job", FLOWS, indirect=True)
+def test_flow_matching_is_refused_by_name_and_loses_nothing(job, pipelines, tmp_path):
+    run = create_or_find(tmp_path, "mine", job)
+    with pytest.raises(ValueError, match=r"FlowMatchEulerDiscreteScheduler.*use a model"):
+        train(run, pipelines)
+    assert not run.is_finished
+    generate(pipelines, job.spec, Sampling("a photo of sks monster", steps=1))
+
+
+@pytest.mark.parametrize("memory", [{"fp8": True}, {"offload": "model"}, {"compile": True}])
+@pytest.mark.parametrize("job", ["stable-diffusion"], indirect=True)
+def test_what_is_for_drawing_only_is_refused_before_anything_is_written(job, memory):
+    base = replace(job.spec.base, memory=MemoryOptions(**memory))
+    with pytest.raises(ValueError, match=rf"{next(iter(memory))}.*set memory to automatic"):
+        replace(job, spec=replace(job.spec, base=base))
+
+
+@pytest.mark.parametrize("job", ["stable-diffusion"], indirect=True)
+def test_what_the_process_allows_attention_does_not_change_a_training(job, pipelines, tmp_path):
+    """ComfyUI allows sums in bfloat16; the same run must end with the same bits in and outside."""
+    job = replace(job, training=replace(job.training, precision="bfloat16", batch_size=2))
+    backend = torch.backends.cuda
+    before = backend.fp16_bf16_reduction_math_sdp_allowed()
+    learned = []
+    try:
+        for allowed in (False, True):
+            backend.allow_fp16_bf16_reduction_math_sdp(allowed)
+            run = create_or_find(tmp_path / str(allowed), "mine", job)
+            learned.append(train(run, pipelines).lora_path.read_bytes())
+            assert backend.fp16_bf16_reduction_math_sdp_allowed() is allowed
+    finally:
+        backend.allow_fp16_bf16_reduction_math_sdp(before)
+    assert learned[0] == learned[1]
