@@ -145,9 +145,13 @@ def _doctor(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from .host import StandaloneHost
     from .trainers.__main__ import main as train
 
-    return train([str(options.folder), "--device", options.device])
+    arguments = [str(options.folder), "--device", options.device]
+    if comfyui := StandaloneHost().comfyui_folder():
+        arguments += ["--comfyui", str(comfyui)]
+    return train(arguments)
 
 
 def _all_nodes() -> list[Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from .report import QuietReport
 from .run import train_folder
@@ -40,9 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--device", default="", help="such as cpu or cuda:1; default: the best there is"
     )
+    parser.add_argument(
+        "--comfyui",
+        type=Path,
+        default=os.environ.get("COMFYUI_PATH"),
+        help="a ComfyUI folder, for tokenizers that a single-file base model does not bring; "
+        "default: the environment variable COMFYUI_PATH",
+    )
     options = parser.parse_args(arguments)
     try:
-        result = train_folder(options.folder, options.device, LineReport())
+        result = train_folder(options.folder, options.device, LineReport(), options.comfyui)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -47,6 +47,13 @@ class TrainingJob:
                 f"the method {self.method!r} was given {type(self.method_settings).__name__}; "
                 f"it needs {expected.__name__}"
             )
+        memory = self.spec.base.memory
+        for option in ("fp8", "compile", "offload"):
+            if getattr(memory, option) not in (False, "none"):
+                raise ValueError(
+                    f"the base model is loaded with the memory option {option}, which is for "
+                    "drawing only; set memory to automatic in the node that loads it for training"
+                )
 
     @property
     def trigger_phrase(self) -> str:

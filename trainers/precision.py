@@ -42,7 +42,10 @@ def autocast(dtype: torch.dtype, device: str) -> Any:
 @contextmanager
 def training_mode(device: str) -> Iterator[None]:
     """Gradients on, also under a host that runs us in `inference_mode`; on the CPU with attention
-    as plain matrix products.
+    as plain matrix products, summed in float32.
+
+    ComfyUI switches that to the products' own precision for the whole process: the same training
+    in bfloat16 would end with other bits there.
 
     On some CPUs the backward pass of the fused attention takes more than half of a step; where it
     does not, plain matrix products cost about a tenth.
@@ -51,8 +54,13 @@ def training_mode(device: str) -> Iterator[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), attention:
-        yield
+    reduced = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # the CPU's switch as well
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), attention:
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(reduced)
 
 
 def _fast_bfloat16(kind: str) -> bool:

@@ -75,15 +75,19 @@ def train(folder: RunFolder, pipelines: Pipelines, report: Report | None = None)
 
 
 def train_folder(
-    path: str | Path, device: str = "", report: Report | None = None
+    path: str | Path,
+    device: str = "",
+    report: Report | None = None,
+    comfyui_folder: Path | None = None,
 ) -> TrainingResult:
     """Train the run folder at `path` in this process, as `likeness train` does. `device` "": the
-    best there is.
+    best there is. `comfyui_folder`: where tokenizers are found that a base model does not bring.
     """
     import torch
 
     best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return train(open_run_folder(path), Pipelines(device or str(best)), report)
+    pipelines = Pipelines(device or str(best), comfyui_folder=comfyui_folder)
+    return train(open_run_folder(path), pipelines, report)
 
 
 def training_size(live: LivePipeline, resolution: int) -> tuple[int, int]:
@@ -240,7 +244,7 @@ def result_metadata(
     settings = {key: facts[key] for key in ("method_settings", "training", "prior")}
     metadata = {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{live.family.architecture}/{job.method}",
+        "modelspec.architecture": f"{live.family.architecture(live.pipeline)}/{job.method}",
         "modelspec.implementation": "diffusers",
         "modelspec.title": folder.name,
         "modelspec.resolution": f"{size[0]}x{size[1]}",
