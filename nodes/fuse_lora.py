@@ -53,7 +53,8 @@ class FuseLora(io.ComfyNode):
                     advanced=True,
                     tooltip="fuse: add the LoRA to the weights, for the fastest sampling. attach: "
                     "compute it beside them, slower at each step, without a copy of any weight; "
-                    "needed for float8, quantised and group-offloaded models. Pictures differ by rounding.",
+                    "needed for float8, quantised and group-offloaded models. Pictures differ by "
+                    "rounding.",
                 ),
                 io.String.Input(
                     "blocks",

@@ -91,8 +91,8 @@ class Generate(io.ComfyNode):
                     options=list(SCHEDULERS),
                     default="model",
                     advanced=True,
-                    tooltip="The sampler; 'model' is the one chosen in the load node, else its own. A model "
-                    "refuses those that cannot sample it, and names the others.",
+                    tooltip="The sampler; 'model' is the one chosen in the load node, else its "
+                    "own. A model refuses those that cannot sample it, and names the others.",
                 ),
                 io.Image.Input(
                     "image",
@@ -122,8 +122,8 @@ class Generate(io.ComfyNode):
                     options=list(NOISE_SCHEDULES),
                     default="model",
                     advanced=True,
-                    tooltip="Which noise levels the sampler visits; 'model': those of the base model's "
-                    "own sampler.",
+                    tooltip="Which noise levels the sampler visits; 'model': those of the base "
+                    "model's own sampler.",
                 ),
                 io.Float.Input(
                     "eta",

@@ -33,8 +33,8 @@ class LoadLora(io.ComfyNode):
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="Take the LoRA from this repository of the Hugging Face hub (owner/name) "
-                    "and not from a file here. Downloaded once, when it is not in the local cache.",
+                    tooltip="Take the LoRA from this repository of the Hugging Face hub "
+                    "(owner/name) and not from a file here. Downloaded once, when it is not in the local cache.",
                 ),
                 io.String.Input(
                     "hub_file",
