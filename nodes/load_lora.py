@@ -34,7 +34,8 @@ class LoadLora(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Take the LoRA from this repository of the Hugging Face hub "
-                    "(owner/name) and not from a file here. Downloaded once, when it is not in the local cache.",
+                    "(owner/name) and not from a file here. Downloaded once, when it is not in the "
+                    "local cache.",
                 ),
                 io.String.Input(
                     "hub_file",
