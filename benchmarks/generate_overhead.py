@@ -48,10 +48,10 @@ def main() -> None:
 
 
 def random_model(folder: Path) -> Path:
-    """A diffusers folder of Stable Diffusion 1.5's size; text encoder and VAE are the tiny base's,
-    since both sides run them alike.
+    """A diffusers folder with a UNet of Stable Diffusion 1.5's size; text encoder and VAE are
+    small, since both sides run them alike. The VAE makes latents an eighth of the picture's size.
     """
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
@@ -60,6 +60,12 @@ def random_model(folder: Path) -> Path:
     )
     config = UNet2DConditionModel.load_config(ROOT / "families" / "configs" / "sd1" / "unet")
     tiny.unet = UNet2DConditionModel.from_config(config).to(torch.bfloat16)
+    tiny.vae = AutoencoderKL(
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+    ).to(torch.bfloat16)
     text = CLIPTextConfig(**tiny.text_encoder.config.to_dict() | {"hidden_size": 768})
     tiny.text_encoder = CLIPTextModel(text).to(torch.bfloat16)
     tiny.save_pretrained(folder)

@@ -28,7 +28,7 @@ from likeness.nodes import NODES
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.images import image_files, open_image
 from likeness.pipelines.loading import Pipelines
-from likeness.pipelines.lora_files import describe_lora
+from likeness.pipelines.lora.files import describe_lora
 from likeness.pipelines.spec import LoraUse, PipelineSpec, base_model
 from likeness.trainers.job import TrainingJob
 from likeness.trainers.report import QuietReport, read_log

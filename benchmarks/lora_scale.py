@@ -95,7 +95,7 @@ def make_lora(path: Path, model: Path, options: argparse.Namespace) -> None:
     import torch
     from diffusers import UNet2DConditionModel
     from likeness.families import family_named
-    from likeness.pipelines.lora_files import LoraPair, write_lora
+    from likeness.pipelines.lora.files import LoraPair, write_lora
     from likeness.trainers.settings import TARGETS
 
     if path.exists():
@@ -122,7 +122,7 @@ def with_ours(options: argparse.Namespace, model: Path, path: Path) -> dict[str,
     from likeness.pipelines.base_models import base_model
     from likeness.pipelines.loading import Pipelines
     from likeness.pipelines.lora import applied
-    from likeness.pipelines.lora_files import describe_lora
+    from likeness.pipelines.lora.files import describe_lora
     from likeness.pipelines.spec import LoraUse
 
     pipelines, base = Pipelines("cpu"), base_model(model, dtype=options.dtype)

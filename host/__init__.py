@@ -1,6 +1,6 @@
 """The program we live in: ComfyUI, or none.
 
-    from ..host import host, io, ui
+    from . import host, io, ui
 
 `io`, `ui` and `ComfyExtension` are ComfyUI's own inside ComfyUI, our stand-in elsewhere. `host()`
 is the one `Host` of this process.

@@ -72,7 +72,7 @@ class FuseLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline, lora, scale, text_scale=1.0, mode="fuse", blocks=""):
-        from ..pipelines.lora_blocks import parse_blocks
+        from ..pipelines.lora.blocks import parse_blocks
         from ..pipelines.spec import LoraUse
 
         use = LoraUse(lora, scale, scale * text_scale, mode, parse_blocks(blocks))

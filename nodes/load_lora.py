@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..host import host, io
-from ..pipelines.lora_source import SUFFIXES
+from ..pipelines.lora.source import SUFFIXES
 from .sockets import Lora
 
 NONE = "none"
@@ -72,8 +72,8 @@ class LoadLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, file, hub="", hub_file=""):
-        from ..pipelines.lora_files import describe_lora
-        from ..pipelines.lora_metadata import lora_facts
+        from ..pipelines.lora.files import describe_lora
+        from ..pipelines.lora.metadata import lora_facts
 
         name = hub.strip().rpartition("/")[2] or None
         lora = describe_lora(_find(file, hub, hub_file), name)
@@ -82,7 +82,7 @@ class LoadLora(io.ComfyNode):
 
 
 def _find(file: str, hub: str, hub_file: str, download: bool = True) -> Path:
-    from ..pipelines.lora_hub import hub_lora
+    from ..pipelines.lora.hub import hub_lora
 
     if hub.strip():
         return hub_lora(hub, hub_file, download)

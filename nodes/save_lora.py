@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..host import host, io
 from ..host.folders import safe_name
-from ..pipelines.lora_layouts import LAYOUTS
+from ..pipelines.lora.layouts import LAYOUTS
 from .session import pipelines
 from .sockets import Lora, Pipeline
 from .train_lora import workflow_of
@@ -56,7 +56,7 @@ class SaveLora(io.ComfyNode):
     def execute(cls, lora, filename, layout="kohya", pipeline=None):
         from contextlib import nullcontext
 
-        from ..pipelines.lora_files import save_copy
+        from ..pipelines.lora.files import save_copy
 
         name = safe_name(filename.removesuffix(".safetensors"))
         path = host().output_directory() / "loras" / f"{name}.safetensors"

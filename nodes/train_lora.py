@@ -59,7 +59,7 @@ class TrainLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, pipeline, images, name, class_images=None, **settings):
-        from ..pipelines.lora_files import describe_lora
+        from ..pipelines.lora.files import describe_lora
         from ..trainers.job import TrainingJob
         from ..trainers.report import read_log
         from ..trainers.run import train

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from ..families import Family
-    from .fused_weights import FusedWeights
+    from .lora.fused_weights import FusedWeights
 
 __all__ = ["LivePipeline", "Pipelines", "base_identity", "file_versions", "resolve_dtype"]
 

@@ -88,7 +88,7 @@ class LoraUse:
 
     `mode`: `"fuse"` adds it to the weights (fastest sampling), `"attach"` computes it beside them
     (no copy of any weight). `blocks`: block of the denoiser → factor on `scale`, as
-    `lora_blocks.parse_blocks` reads them.
+    `lora.blocks.parse_blocks` reads them.
     """
 
     lora: Lora

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .tiny_models import tiny_models  # noqa: F401 - a fixture for all
+
 # As the command line does, before anything loads torch: tests share their machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -36,7 +38,7 @@ def pipelines():
 def make_lora(tiny_base, pipelines, tmp_path_factory):
     """A function that writes a LoRA with random weights for the tiny base and describes it."""
     import torch
-    from likeness.pipelines.lora_files import LoraPair, describe_lora, write_lora
+    from likeness.pipelines.lora.files import LoraPair, describe_lora, write_lora
 
     folder = tmp_path_factory.mktemp("loras")
 

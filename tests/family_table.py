@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from .tiny_models import (  # noqa: F401 (a fixture)
+from .tiny_models import (
     ORIGINAL,
     TINY,
     VARIANTS,
     family_of,
-    tiny_models,
 )
 from .tiny_unets import PREFIXES
 
@@ -29,7 +28,7 @@ WITH_ORIGINAL = [name for name in ALL if name in ORIGINAL or name in PREFIXES]
 
 
 @pytest.fixture(name="model")
-def model_fixture(request, tiny_models):  # noqa: F811
+def model_fixture(request, tiny_models):
     """(family, folder, pipeline) of the tiny model that a test is parametrised with."""
     from likeness.families import family_named
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from likeness.pipelines.lora_changes import Difference, LoraPair, Replacement
-from likeness.pipelines.lora_dora import INPUT, OUTPUT, OUTPUT_BASE, Dora
-from likeness.pipelines.lora_layers import Layer, Part
-from likeness.pipelines.lora_lycoris import GLoRA, LoHa, LoKr, Oft
-from likeness.pipelines.lora_rows import Assembled
+from likeness.pipelines.lora.changes import Difference, LoraPair, Replacement
+from likeness.pipelines.lora.dora import INPUT, OUTPUT, OUTPUT_BASE, Dora
+from likeness.pipelines.lora.layers import Layer, Part
+from likeness.pipelines.lora.lycoris import GLoRA, LoHa, LoKr, Oft
+from likeness.pipelines.lora.rows import Assembled
 
 MATRIX = (8, 12)
 KERNEL = (8, 4, 3, 3)

@@ -13,11 +13,11 @@ import pytest
 import torch
 from likeness.families import FAMILIES, family_named
 from likeness.pipelines.loading import LivePipeline
-from likeness.pipelines.lora_files import LoraPair
-from likeness.pipelines.lora_keys import components_of
+from likeness.pipelines.lora.files import LoraPair
+from likeness.pipelines.lora.keys import components_of
 from likeness.pipelines.spec import BaseModel
 
-from .tiny_models import TINY, family_of, tiny_models
+from .tiny_models import TINY, family_of
 
 ALL = tuple(TINY)
 """One tiny model for each family."""
@@ -126,4 +126,4 @@ def assert_same(ours, theirs, tolerance=1e-6):
     assert worst[0] <= tolerance, worst
 
 
-__all__ = ["ALL", "FAMILIES", "live_models", "tiny_models"]
+__all__ = ["ALL", "FAMILIES", "live_models"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from likeness.pipelines.fused_weights import FusedWeights
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.lora import applied
-from likeness.pipelines.lora_attach import attached
-from likeness.pipelines.lora_changes import Difference
+from likeness.pipelines.lora.attach import attached
+from likeness.pipelines.lora.changes import Difference
+from likeness.pipelines.lora.fused_weights import FusedWeights
+from likeness.pipelines.lora.weight_targets import targets_of
 from likeness.pipelines.spec import LoraUse, PipelineSpec
-from likeness.pipelines.weight_targets import targets_of
 from torch.nn import functional
 
 from .fuse_cases import (

@@ -37,8 +37,8 @@ def test_comfyuis_loader_knows_every_layer_of_stable_diffusion_15():
     import torch
     from diffusers import UNet2DConditionModel
     from likeness.families import FAMILIES
-    from likeness.pipelines.lora_files import LoraPair
-    from likeness.pipelines.lora_layouts import name_tensors
+    from likeness.pipelines.lora.files import LoraPair
+    from likeness.pipelines.lora.layouts import name_tensors
     from transformers import CLIPTextConfig, CLIPTextModel
 
     path = comfyui_path()

@@ -19,7 +19,7 @@ from .family_table import (  # noqa: F401 (a fixture)
     open_tiny,
     over,
 )
-from .tiny_models import TINY, family_of, original_checkpoint, tiny_models  # noqa: F401
+from .tiny_models import TINY, family_of, original_checkpoint
 
 
 def test_every_family_has_a_tiny_model_and_an_original_file():
@@ -192,7 +192,7 @@ def test_lora_prefixes_are_those_that_others_read(model):
         assert all(prefix == "" or prefix.endswith(".") for prefix in component.dotted_prefixes)
 
 
-def test_lora_signs_tell_families_apart(tiny_models):  # noqa: F811
+def test_lora_signs_tell_families_apart(tiny_models):
     from likeness.families import FAMILIES
 
     keys = {}

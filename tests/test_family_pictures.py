@@ -11,7 +11,6 @@ from .family_table import (  # noqa: F401 (a fixture)
     model_fixture,
     open_tiny,
     over,
-    tiny_models,
 )
 
 PROMPT, NEGATIVE = "a red ball", "a blue box"

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from .family_table import open_tiny
-from .tiny_models import family_of, tiny_models  # noqa: F401 (a fixture)
+from .tiny_models import family_of
 from .tiny_transformers import TRANSFORMER_VARIANTS, TRANSFORMERS
 
 NAMES = [*TRANSFORMERS, *TRANSFORMER_VARIANTS]
@@ -15,12 +15,12 @@ PROMPT = "a red cat"
 
 
 @pytest.fixture(name="model", params=NAMES)
-def model_fixture(request, tiny_models):  # noqa: F811
+def model_fixture(request, tiny_models):
     """(name, family, plain pipeline) of every tiny transformer model."""
     return opened(request.param, tiny_models)
 
 
-def opened(name, tiny_models):  # noqa: F811
+def opened(name, tiny_models):
     from likeness.families import family_named
 
     family = family_named(family_of(name))
@@ -48,7 +48,7 @@ def draw(family, pipeline, prompt=PROMPT, negative="", guidance=3.0, **options):
 
 
 @pytest.mark.parametrize("name", ["sd3", "sd3-without-t5", "flux", "flux-schnell"])
-def test_weight_one_gives_the_pipelines_own_states(name, tiny_models):  # noqa: F811
+def test_weight_one_gives_the_pipelines_own_states(name, tiny_models):
     import torch
 
     _, family, pipeline = opened(name, tiny_models)
@@ -63,7 +63,7 @@ def test_weight_one_gives_the_pipelines_own_states(name, tiny_models):  # noqa: 
     assert moved.any() and not moved.all()
 
 
-def test_a_long_prompt_is_read_to_its_end_by_sd3(tiny_models):  # noqa: F811
+def test_a_long_prompt_is_read_to_its_end_by_sd3(tiny_models):
     import torch
 
     _, family, pipeline = opened("sd3", tiny_models)
@@ -77,7 +77,7 @@ def test_a_long_prompt_is_read_to_its_end_by_sd3(tiny_models):  # noqa: F811
     assert not torch.equal(one["prompt_embeds"][:, 77:], other["prompt_embeds"][:, 77:])
 
 
-def test_flux_says_that_it_leaves_a_negative_prompt_out(tiny_models, caplog):  # noqa: F811
+def test_flux_says_that_it_leaves_a_negative_prompt_out(tiny_models, caplog):
     import numpy
 
     _, family, pipeline = opened("flux", tiny_models)
@@ -92,7 +92,7 @@ def test_flux_says_that_it_leaves_a_negative_prompt_out(tiny_models, caplog):  #
 
 
 @pytest.mark.parametrize(("name", "heeds"), [("flux", True), ("flux-schnell", False)])
-def test_dev_heeds_guidance_and_schnell_has_none(name, heeds, tiny_models):  # noqa: F811
+def test_dev_heeds_guidance_and_schnell_has_none(name, heeds, tiny_models):
     import torch
 
     _, family, pipeline = opened(name, tiny_models)
@@ -110,7 +110,7 @@ def test_dev_heeds_guidance_and_schnell_has_none(name, heeds, tiny_models):  # n
     assert seen[0].tolist() == [1.0, 1.0] if heeds else seen == [None]
 
 
-def test_sd3_draws_without_its_t5(tiny_models):  # noqa: F811
+def test_sd3_draws_without_its_t5(tiny_models):
     import torch
 
     _, family, pipeline = opened("sd3-without-t5", tiny_models)
@@ -128,7 +128,7 @@ def test_sd3_draws_without_its_t5(tiny_models):  # noqa: F811
 # -- Z-Image: brackets, lengths, signs -------------------------------------------------------------
 
 
-def test_z_image_takes_brackets_as_text(tiny_models):  # noqa: F811
+def test_z_image_takes_brackets_as_text(tiny_models):
     _, family, pipeline = opened("z-image", tiny_models)
 
     def read(prompt):
@@ -142,7 +142,7 @@ def test_z_image_takes_brackets_as_text(tiny_models):  # noqa: F811
         read("cat and dog " * 60)
 
 
-def test_z_image_tokenizer_speaks_as_qwen_3_does(tiny_models):  # noqa: F811
+def test_z_image_tokenizer_speaks_as_qwen_3_does(tiny_models):
     """Whatever template the files bring: ComfyUI's come with that of an older Qwen."""
     _, family, pipeline = opened("z-image", tiny_models)
     options = family.tokenizers("z-image")["tokenizer"].options
@@ -156,7 +156,7 @@ def test_z_image_tokenizer_speaks_as_qwen_3_does(tiny_models):  # noqa: F811
     assert said == f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_z_image_counts_time_and_sign_the_other_way_inside(tiny_models):  # noqa: F811
+def test_z_image_counts_time_and_sign_the_other_way_inside(tiny_models):
     import torch
 
     _, family, pipeline = opened("z-image", tiny_models)
@@ -174,7 +174,7 @@ def test_z_image_counts_time_and_sign_the_other_way_inside(tiny_models):  # noqa
     assert both.shape == noisy.shape
 
 
-def test_z_image_captions_of_any_length_share_a_batch(tiny_models):  # noqa: F811
+def test_z_image_captions_of_any_length_share_a_batch(tiny_models):
     import torch
     from likeness.families.family import Conditioning
 
@@ -197,7 +197,7 @@ def test_z_image_captions_of_any_length_share_a_batch(tiny_models):  # noqa: F81
 # -- latents ---------------------------------------------------------------------------------------
 
 
-def test_flux_latents_are_packed_and_unpacked_alike(tiny_models):  # noqa: F811
+def test_flux_latents_are_packed_and_unpacked_alike(tiny_models):
     import torch
     from diffusers import FluxPipeline
 

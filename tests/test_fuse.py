@@ -98,7 +98,7 @@ def test_an_exception_inside_restores_everything(pipelines, tiny_base, make_lora
 
 
 def test_a_lora_that_does_not_fit_changes_nothing(pipelines, tiny_base, make_lora, tmp_path):
-    from likeness.pipelines.lora_files import describe_lora
+    from likeness.pipelines.lora.files import describe_lora
     from safetensors.torch import load_file, save_file
 
     good = make_lora(1)

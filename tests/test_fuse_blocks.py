@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from likeness.pipelines.lora import applied
-from likeness.pipelines.lora_blocks import block_factors, parse_blocks
+from likeness.pipelines.lora.blocks import block_factors, parse_blocks
 from likeness.pipelines.spec import LoraUse
 
 from .fuse_cases import state
 
 
 class Transformer:
-    """What `lora_blocks` asks of a family, for a model with many blocks."""
+    """What `pipelines.lora.blocks` asks of a family, for a model with many blocks."""
 
     title = "big transformer"
 

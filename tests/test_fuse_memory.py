@@ -16,11 +16,11 @@ MB = 1 << 20
 SCRIPT = """
 import json, sys, time
 import torch
-from likeness.pipelines.fused_weights import FusedWeights
-from likeness.pipelines.lora_changes import LoraPair
-from likeness.pipelines.lora_layers import Layer, Part
+from likeness.pipelines.lora.fused_weights import FusedWeights
+from likeness.pipelines.lora.changes import LoraPair
+from likeness.pipelines.lora.layers import Layer, Part
 from likeness.pipelines.tensor_file import is_mapped, open_tensors
-from likeness.pipelines.weight_targets import targets_of
+from likeness.pipelines.lora.weight_targets import targets_of
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.lora import applied
-from likeness.pipelines.lora_blocks import parse_blocks
+from likeness.pipelines.lora.blocks import parse_blocks
 from likeness.pipelines.spec import LoraUse, PipelineSpec
 from likeness.trainers.precision import training_mode
 

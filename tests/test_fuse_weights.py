@@ -9,14 +9,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from likeness.pipelines import fused_weights
-from likeness.pipelines.fused_weights import FusedWeights
 from likeness.pipelines.loading import Pipelines
-from likeness.pipelines.lora import applied
-from likeness.pipelines.lora_changes import Difference
-from likeness.pipelines.lora_files import describe_lora, read_lora
+from likeness.pipelines.lora import applied, fused_weights
+from likeness.pipelines.lora.changes import Difference
+from likeness.pipelines.lora.files import describe_lora, read_lora
+from likeness.pipelines.lora.fused_weights import FusedWeights
+from likeness.pipelines.lora.weight_targets import targets_of
 from likeness.pipelines.spec import LoraUse
-from likeness.pipelines.weight_targets import targets_of
 
 from .fuse_cases import (
     KERNEL,
@@ -144,7 +143,7 @@ def test_a_weight_that_two_layers_share_gets_both_changes_once():
 
 
 def test_rows_at_a_time_give_what_all_at_once_gives(monkeypatch):
-    from likeness.pipelines import weight_targets
+    from likeness.pipelines.lora import weight_targets
 
     module = torch.nn.Conv2d(4, 8, 3).to(torch.bfloat16).requires_grad_(False)
     targets = targets_of([layer(module, *changes(KERNEL).values())])
@@ -266,7 +265,7 @@ def test_attaching_alone_keeps_no_fused_weights(own, tiny_base, make_lora):
 def test_a_lora_file_is_read_once_and_its_replacement_is_noticed(
     own, tiny_base, make_lora, tmp_path, monkeypatch
 ):
-    from likeness.pipelines import lora as module
+    from likeness.pipelines.lora import apply as module
 
     path = tmp_path / "mine.safetensors"
     shutil.copy(make_lora(1).path, path)

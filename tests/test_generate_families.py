@@ -13,9 +13,7 @@ from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.spec import PipelineSpec, base_model
 from PIL import Image
 
-from .tiny_models import family_of, tiny_models
-
-__all__ = ["tiny_models"]
+from .tiny_models import family_of
 
 PIPELINES = {
     "stable-diffusion": {

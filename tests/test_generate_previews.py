@@ -12,9 +12,6 @@ from likeness.pipelines.spec import PipelineSpec, base_model
 from PIL import Image
 
 from .drawing import drawer, levels
-from .tiny_models import tiny_models
-
-__all__ = ["tiny_models"]
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,6 @@ from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.spec import PipelineSpec, base_model
 
 from .drawing import PROMPT, apart, drawer, levels, red_share
-from .tiny_models import tiny_models
-
-__all__ = ["tiny_models"]
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,6 @@ from likeness.pipelines.schedulers import NOISE_SCHEDULES, SCHEDULERS, scheduler
 from likeness.pipelines.spec import PipelineSpec, base_model
 from PIL import Image
 
-from .tiny_models import tiny_models
-
-__all__ = ["tiny_models"]
-
 MEAN, SPREAD, STEPS = 0.7, 0.5, 30
 # `dpmpp_2m_karras` is another name for two choices that are tested.
 DIFFUSION = [

@@ -26,7 +26,7 @@ from .loading_files import (  # noqa: F401 (fixtures)
     parts_of,
     weights,
 )
-from .tiny_models import family_of, original_checkpoint, tiny_models  # noqa: F401 (a fixture)
+from .tiny_models import family_of
 
 
 def loaded(base, comfyui_folder=None):

@@ -2,8 +2,6 @@
 offline.
 """
 
-# ruff: noqa: F811 - fixtures are imported and then arguments
-
 from __future__ import annotations
 
 import hashlib
@@ -21,7 +19,6 @@ from likeness.pipelines.base_models import base_model, from_hub, hub_folder
 from likeness.pipelines.sources import best_weights
 
 from .loading_files import differences, weights
-from .tiny_models import tiny_models  # noqa: F401 (a fixture)
 
 REPOSITORY, COMMIT = "somebody/tiny", "0123456789abcdef0123456789abcdef01234567"
 

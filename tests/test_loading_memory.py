@@ -1,7 +1,5 @@
 """Memory options: each does what it says to one live model, and to no other."""
 
-# ruff: noqa: F811 - fixtures are imported and then arguments
-
 from __future__ import annotations
 
 import pytest
@@ -12,8 +10,6 @@ from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.memory import ATTENTIONS
 from likeness.pipelines.spec import MemoryOptions, PipelineSpec
 from safetensors.torch import load_file, save_file
-
-from .tiny_models import tiny_models  # noqa: F401 (a fixture)
 
 SAMPLING = Sampling("a cat", steps=2, seed=3, width=64, height=64)
 

@@ -20,7 +20,6 @@ from likeness.pipelines.spec import MemoryOptions, PipelineSpec
 
 from .conftest import TINY
 from .loading_files import checkpoints, parts_of  # noqa: F401 (a fixture)
-from .tiny_models import tiny_models  # noqa: F401 (a fixture)
 
 
 @pytest.fixture

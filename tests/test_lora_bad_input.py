@@ -9,14 +9,14 @@ import struct
 import pytest
 import torch
 from likeness.families import family_named
-from likeness.pipelines.lora_files import describe_lora, read_lora, write_lora
-from likeness.pipelines.lora_signs import looks_like
+from likeness.pipelines.lora.files import describe_lora, read_lora, write_lora
+from likeness.pipelines.lora.signs import looks_like
 from safetensors.torch import load_file, save_file
 
 from . import lora_models
 from .lora_models import ALL, deltas, random_lora, weights_of
 
-live_models, tiny_models = lora_models.live_models, lora_models.tiny_models
+live_models = lora_models.live_models
 
 
 @pytest.fixture()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from likeness.pipelines.lora_changes import Difference, LoraPair
-from likeness.pipelines.lora_dora import Dora
-from likeness.pipelines.lora_parts import Broken, change_from
-from likeness.pipelines.lora_rows import assemble
-from likeness.pipelines.lora_source import split_key
+from likeness.pipelines.lora.changes import Difference, LoraPair
+from likeness.pipelines.lora.dora import Dora
+from likeness.pipelines.lora.parts import Broken, change_from
+from likeness.pipelines.lora.rows import assemble
+from likeness.pipelines.lora.source import split_key
 
 from .lora_cases import CASES, CONV, LINEAR, expected, tensors_of
 from .lora_models import off
@@ -168,7 +168,7 @@ def peft_configs():
 @pytest.mark.parametrize("method", list(peft_configs()))
 def test_what_peft_trains_is_what_we_read(method, kind, tmp_path):
     """PEFT's state dict and configuration, read as its folder, give the weight that PEFT merges."""
-    from likeness.pipelines.lora_source import open_lora
+    from likeness.pipelines.lora.source import open_lora
     from peft import get_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors.torch import save_file

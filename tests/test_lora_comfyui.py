@@ -11,11 +11,11 @@ import subprocess
 import pytest
 import torch
 from likeness.families import family_named
-from likeness.pipelines.lora_dora import OUTPUT, Dora
-from likeness.pipelines.lora_keys import components_of
-from likeness.pipelines.lora_layouts import Inexpressible, layer_name, name_tensors
-from likeness.pipelines.lora_parts import change_from
-from likeness.pipelines.lora_source import split_key
+from likeness.pipelines.lora.dora import OUTPUT, Dora
+from likeness.pipelines.lora.keys import components_of
+from likeness.pipelines.lora.layouts import Inexpressible, layer_name, name_tensors
+from likeness.pipelines.lora.parts import change_from
+from likeness.pipelines.lora.source import split_key
 from safetensors import safe_open
 from safetensors.torch import save_file
 

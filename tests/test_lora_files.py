@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from likeness.pipelines.lora_files import describe_lora, read_lora, save_copy, write_lora
+from likeness.pipelines.lora.files import describe_lora, read_lora, save_copy, write_lora
 from safetensors.torch import load_file, save_file
 
 

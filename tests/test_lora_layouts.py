@@ -9,11 +9,11 @@ import json
 
 import pytest
 import torch
-from likeness.pipelines import lora_write
-from likeness.pipelines.lora_changes import Difference, LoraPair
-from likeness.pipelines.lora_dora import INPUT, OUTPUT, Dora
-from likeness.pipelines.lora_files import describe_lora, read_lora, save_copy, write_lora
-from likeness.pipelines.lora_lycoris import LoHa, LoKr
+from likeness.pipelines.lora import write as lora_write
+from likeness.pipelines.lora.changes import Difference, LoraPair
+from likeness.pipelines.lora.dora import INPUT, OUTPUT, Dora
+from likeness.pipelines.lora.files import describe_lora, read_lora, save_copy, write_lora
+from likeness.pipelines.lora.lycoris import LoHa, LoKr
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -28,7 +28,7 @@ from .lora_models import (
     random_lora,
 )
 
-live_models, tiny_models = lora_models.live_models, lora_models.tiny_models
+live_models = lora_models.live_models
 
 DIFFUSERS_PARTS = {
     "stable-diffusion": ("unet", "text_encoder"),

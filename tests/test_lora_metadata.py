@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from likeness.pipelines.lora_hub import USUAL, hub_lora
-from likeness.pipelines.lora_metadata import LoraFacts, lora_facts
+from likeness.pipelines.lora.hub import USUAL, hub_lora
+from likeness.pipelines.lora.metadata import LoraFacts, lora_facts
 from safetensors.torch import save_file
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -195,7 +195,7 @@ def output(tmp_path):
 def test_saving_in_every_layout_and_with_the_base_where_it_is_needed(output, make_lora, tiny_base):
     """A DoRA as PEFT trains it: the kohya layout asks for the base, and has its difference then."""
     from likeness.nodes.save_lora import SaveLora
-    from likeness.pipelines.lora_files import describe_lora
+    from likeness.pipelines.lora.files import describe_lora
     from likeness.pipelines.spec import PipelineSpec
     from safetensors.torch import load_file
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from likeness.families import family_named
 from likeness.pipelines.loading import LivePipeline
-from likeness.pipelines.lora_files import LoraPair, read_lora, write_lora
-from likeness.pipelines.lora_keys import LayerNames, components_of, dotted_prefixes, file_path
-from likeness.pipelines.lora_parts import change_from
-from likeness.pipelines.lora_source import split_key
-from likeness.pipelines.lora_words import module_path, with_dots
+from likeness.pipelines.lora.files import LoraPair, read_lora, write_lora
+from likeness.pipelines.lora.keys import LayerNames, components_of, dotted_prefixes, file_path
+from likeness.pipelines.lora.parts import change_from
+from likeness.pipelines.lora.source import split_key
+from likeness.pipelines.lora.words import module_path, with_dots
 from likeness.pipelines.spec import BaseModel
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +29,7 @@ from .lora_models import (
     random_lora,
 )
 
-live_models, tiny_models = lora_models.live_models, lora_models.tiny_models
+live_models = lora_models.live_models
 MODELS = (*ALL, "sd2-v", "sdxl-refiner", "sd3.5-medium", "sd3-without-t5")
 
 

@@ -12,12 +12,11 @@ import pytest
 import torch
 from likeness.families import FAMILIES
 from likeness.pipelines.generate import Sampling, generate
-from likeness.pipelines.lora_files import describe_lora, read_lora, save_copy
+from likeness.pipelines.lora.files import describe_lora, read_lora, save_copy
 from likeness.pipelines.spec import LoraUse, PipelineSpec, base_model
 from safetensors.torch import save_file
 
 from .lora_models import deltas, layers
-from .tiny_models import tiny_models  # noqa: F401 - a fixture
 
 SAMPLING = Sampling("a photo of a red star", steps=2, guidance=3.0, seed=5)
 NOTICEABLE = 2
@@ -75,7 +74,7 @@ FORMATS = {
 
 
 @pytest.fixture
-def lora_file(request, tiny_models, pipelines, tmp_path):  # noqa: F811
+def lora_file(request, tiny_models, pipelines, tmp_path):
     """(base model, path) of a file in the named format that changes every target layer."""
     family, kind = request.param
     base = base_model(tiny_models(family))

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from likeness.pipelines.lora_changes import LoraPair
-from likeness.pipelines.lora_dora import INPUT, OUTPUT, Dora
-from likeness.pipelines.lora_files import read_lora, write_lora
-from likeness.pipelines.lora_lycoris import LoKr, Oft
+from likeness.pipelines.lora.changes import LoraPair
+from likeness.pipelines.lora.dora import INPUT, OUTPUT, Dora
+from likeness.pipelines.lora.files import read_lora, write_lora
+from likeness.pipelines.lora.lycoris import LoKr, Oft
 from safetensors.torch import load_file, save_file
 
 from . import lora_models
 from .lora_models import assert_same, deltas, diffusers_deltas, off, random_lora
 
-live_models, tiny_models = lora_models.live_models, lora_models.tiny_models
+live_models = lora_models.live_models
 
 
 def peft_state(weights):

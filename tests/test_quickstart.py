@@ -134,7 +134,7 @@ def test_changing_a_setting_a_caption_or_a_picture_trains_anew(session, first):
 def test_the_saved_lora_draws_the_same_in_plain_diffusers_and_carries_its_graph(session, first):
     import torch
     from diffusers import StableDiffusionPipeline
-    from likeness.pipelines.lora_files import describe_lora
+    from likeness.pipelines.lora.files import describe_lora
 
     path = session.output / "loras" / "orange-monster.safetensors"
     graph = json.loads(QUICKSTART.read_text(encoding="utf-8"))

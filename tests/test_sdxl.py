@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 
 from .family_table import open_tiny
-from .tiny_models import tiny_models  # noqa: F401 (a fixture)
 
 
 @pytest.fixture
-def sdxl(tiny_models):  # noqa: F811
+def sdxl(tiny_models):
     from likeness.families import family_named
 
     return family_named("sdxl"), open_tiny(str(tiny_models("sdxl")), "sdxl")
 
 
-def test_conditioning_says_the_native_size(sdxl, tiny_models):  # noqa: F811
+def test_conditioning_says_the_native_size(sdxl, tiny_models):
     import torch
 
     family, pipeline = sdxl
@@ -47,7 +46,7 @@ def test_long_prompts_and_negatives_have_one_length(sdxl):
     assert len(shapes) == 1 and shapes.pop()[1] > 77
 
 
-def test_a_float16_vae_encodes_in_float32_and_stays_as_it_was(tiny_models):  # noqa: F811
+def test_a_float16_vae_encodes_in_float32_and_stays_as_it_was(tiny_models):
     import torch
     from diffusers import StableDiffusionXLPipeline
     from likeness.families import family_named

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from likeness.pipelines.generate import Sampling, generate
-from likeness.pipelines.lora_files import describe_lora, read_lora
+from likeness.pipelines.lora.files import describe_lora, read_lora
 from likeness.pipelines.spec import LoraUse, MemoryOptions, PipelineSpec, base_model
 from likeness.trainers.job import TrainingJob
 from likeness.trainers.run import train
@@ -16,7 +16,6 @@ from likeness.trainers.samples import samples_from_folder
 from likeness.trainers.settings import LoraSettings, TrainingSettings
 
 from .conftest import SUBJECT
-from .tiny_models import tiny_models  # noqa: F401 - a fixture
 
 SETTINGS = TrainingSettings(steps=3, learning_rate=1e-3, resolution=32, checkpoint_every=0)
 UNETS = ["sdxl", "sd2-v"]
@@ -24,7 +23,7 @@ FLOWS = ["sd3", "flux", "z-image"]
 
 
 @pytest.fixture
-def job(tiny_models, request):  # noqa: F811
+def job(tiny_models, request):
     samples = samples_from_folder(SUBJECT, "a photo of sks monster")[:2]
     spec = PipelineSpec(base_model(tiny_models(request.param)))
     return TrainingJob(spec, samples, "lora", LoraSettings(rank=2), SETTINGS)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from likeness.pipelines.lora import fused
-from likeness.pipelines.lora_files import describe_lora
+from likeness.pipelines.lora.files import describe_lora
 from likeness.pipelines.spec import LoraUse
 from likeness.trainers.lora import LoraMethod
 from likeness.trainers.objective import Batch, Objective, generator_for

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .family_table import File
-from .test_family_transformers import model_fixture, opened, tiny_models  # noqa: F401 (fixtures)
+from .test_family_transformers import model_fixture, opened  # noqa: F401 (fixtures)
 from .tiny_transformers import TRANSFORMERS, original_transformer
 
 PUBLISHED = {
@@ -82,7 +82,7 @@ def test_parts_of_a_fused_weight_are_views_of_the_file(model):
     assert all("norm_out" in name or "norm1_context" in name for name in copied), copied
 
 
-def test_flux_files_may_call_a_norms_weight_weight_or_scale(tiny_models):  # noqa: F811
+def test_flux_files_may_call_a_norms_weight_weight_or_scale(tiny_models):
     import torch
 
     _, family, pipeline = opened("flux", tiny_models)
@@ -161,7 +161,7 @@ def relatives(name, original):
 
 
 @pytest.mark.parametrize("name", list(TRANSFORMERS))
-def test_relatives_are_not_taken_for_the_family(name, tiny_models):  # noqa: F811
+def test_relatives_are_not_taken_for_the_family(name, tiny_models):
     from likeness.families import FAMILIES
 
     _, family, pipeline = opened(name, tiny_models)
@@ -173,7 +173,7 @@ def test_relatives_are_not_taken_for_the_family(name, tiny_models):  # noqa: F81
         assert found == [], relative
 
 
-def test_a_flux_model_that_fills_masks_says_so(tiny_models):  # noqa: F811
+def test_a_flux_model_that_fills_masks_says_so(tiny_models):
     import torch
     from likeness.families.family import INPAINT
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .family_table import File, open_tiny
-from .tiny_models import original_checkpoint, tiny_models  # noqa: F401 (a fixture)
+from .tiny_models import original_checkpoint
 
 UNET = "model.diffusion_model."
 NAMES = ("stable-diffusion", "sd-inpaint", "sd2-v", "sdxl", "sdxl-refiner")
@@ -44,7 +44,7 @@ PUBLISHED = {  # parameters of the published models
 
 
 @pytest.fixture(params=NAMES)
-def checkpoint(request, tiny_models):  # noqa: F811
+def checkpoint(request, tiny_models):
     """(name, tensors of the original checkpoint, pipeline)."""
     folder = tiny_models(request.param)
     family = _family(request.param).name
@@ -143,7 +143,7 @@ def test_text_encoders_in_transformers_names(checkpoint):
             _assert_same(family.convert(component.attribute, spelling, config), module)
 
 
-def test_splitting_open_clip_copies_nothing(tiny_models):  # noqa: F811
+def test_splitting_open_clip_copies_nothing(tiny_models):
     tensors = original_checkpoint(tiny_models("sdxl"), "sdxl")
     layout = _identify("sdxl", tensors)
     converted = _converted("sdxl", layout, tensors, "text_encoder_2")
@@ -154,7 +154,7 @@ def test_splitting_open_clip_copies_nothing(tiny_models):  # noqa: F811
         assert piece.data_ptr() == tensors[stem][at * rows :].data_ptr()
 
 
-def test_open_clip_is_converted_as_diffusers_does(tiny_models):  # noqa: F811
+def test_open_clip_is_converted_as_diffusers_does(tiny_models):
     import torch
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
@@ -168,7 +168,7 @@ def test_open_clip_is_converted_as_diffusers_does(tiny_models):  # noqa: F811
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
-def test_sdxl_files_say_that_they_predict_v(tiny_models, zero_snr):  # noqa: F811
+def test_sdxl_files_say_that_they_predict_v(tiny_models, zero_snr):
     import torch
 
     tensors = original_checkpoint(tiny_models("sdxl"), "sdxl")
@@ -181,14 +181,14 @@ def test_sdxl_files_say_that_they_predict_v(tiny_models, zero_snr):  # noqa: F81
     assert changes.get("rescale_betas_zero_snr", False) is zero_snr
 
 
-def test_second_version_predicts_noise_where_its_tensors_say_so(tiny_models):  # noqa: F811
+def test_second_version_predicts_noise_where_its_tensors_say_so(tiny_models):
     tensors = original_checkpoint(tiny_models("sd2-v"), "sd2-v")
     sign = f"{UNET}output_blocks.3.1.transformer_blocks.0.norm1.bias"
     tensors[sign] = tensors[sign] * 0.1
     assert _identify("sd2-v", tensors).variant == "sd2"
 
 
-def test_the_unused_layer_of_open_clip_may_be_left_out(tiny_models):  # noqa: F811
+def test_the_unused_layer_of_open_clip_may_be_left_out(tiny_models):
     """As in files converted from diffusers folders."""
     from likeness.families.unet_files import unused_layers
 
@@ -205,7 +205,7 @@ def test_the_unused_layer_of_open_clip_may_be_left_out(tiny_models):  # noqa: F8
         assert unused_layers("sdxl-base", names) == 0
 
 
-def test_other_unets_are_refused(tiny_models):  # noqa: F811
+def test_other_unets_are_refused(tiny_models):
     import torch
     from likeness.families import FAMILIES
 
@@ -221,7 +221,7 @@ def test_other_unets_are_refused(tiny_models):  # noqa: F811
         assert not any(family.identify(File(plain | changes)) for family in FAMILIES)
 
 
-def test_sdxl_with_another_noise_process_is_refused_in_words(tiny_models):  # noqa: F811
+def test_sdxl_with_another_noise_process_is_refused_in_words(tiny_models):
     import torch
 
     tensors = original_checkpoint(tiny_models("sdxl"), "sdxl") | {"edm_mean": torch.zeros(4)}
@@ -229,7 +229,7 @@ def test_sdxl_with_another_noise_process_is_refused_in_words(tiny_models):  # no
         _family("sdxl").identify(File(tensors))
 
 
-def test_a_vae_cut_short_is_refused_in_words(tiny_models):  # noqa: F811
+def test_a_vae_cut_short_is_refused_in_words(tiny_models):
     tensors = original_checkpoint(tiny_models("sdxl"), "sdxl")
     del tensors["first_stage_model.encoder.conv_in.weight"]
     with pytest.raises(ValueError, match=r"encoder\.conv_in\.weight"):
@@ -310,7 +310,7 @@ def test_what_each_variant_can_draw(checkpoint):
     assert tasks == fewer.get(name, {"text", "image", "inpaint"})
 
 
-def test_an_inpainting_model_does_not_learn(tiny_models):  # noqa: F811
+def test_an_inpainting_model_does_not_learn(tiny_models):
     import torch
 
     family = _family("sd-inpaint")

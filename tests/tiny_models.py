@@ -1,6 +1,6 @@
 """One tiny random model per family (and per further variant), made once per test session.
 
-Use the fixture `tiny_models` (import it into the test file): `tiny_models("sdxl")` is the path of
+Use the fixture `tiny_models` (every test file has it): `tiny_models("sdxl")` is the path of
 an ordinary diffusers folder.
 """
 

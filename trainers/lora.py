@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..families import LoraComponent
     from ..pipelines.loading import LivePipeline
-    from ..pipelines.lora_files import LoraPair, LoraWeights
+    from ..pipelines.lora.files import LoraPair, LoraWeights
     from .objective import Batch, Objective
 
 ADAPTER = "likeness"
@@ -69,7 +69,7 @@ class LoraMethod:
 
     def save(self, folder: Path, name: str, metadata: Mapping[str, str]) -> list[Path]:
         """One safetensors file in the kohya layout, which ComfyUI, A1111 and diffusers read."""
-        from ..pipelines.lora_files import write_lora
+        from ..pipelines.lora.files import write_lora
 
         assert self._live, "attach first"
         path = folder / f"{name}.safetensors"
@@ -77,7 +77,7 @@ class LoraMethod:
         return [path]
 
     def weights(self) -> LoraWeights:
-        """Copies of what was learned, on the CPU, as `pipelines.lora_files` describes a LoRA."""
+        """Copies of what was learned, on the CPU, as `pipelines.lora.files` describes a LoRA."""
         return {
             component: {path: _pair(layer, self.settings) for path, layer in layers.items()}
             for component, layers in self._layers.items()
@@ -211,7 +211,7 @@ def _matrices(layer: Any) -> dict[str, Any]:
 
 
 def _pair(layer: Any, settings: LoraSettings) -> LoraPair:
-    from ..pipelines.lora_files import LoraPair
+    from ..pipelines.lora.files import LoraPair
 
     parts = {name: weight.detach().cpu().clone() for name, weight in _matrices(layer).items()}
     return LoraPair(parts["down"], parts["up"], settings.strength)

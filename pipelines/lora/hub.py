@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .lora_source import SUFFIXES
+from .source import SUFFIXES
 
 USUAL = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file when nobody says otherwise."""

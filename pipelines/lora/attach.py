@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .lora_layers import Layer, Part, is_readable, why_not_plain
+from .layers import Layer, Part, is_readable, why_not_plain
 from .weight_targets import Target, compute, point, targets_of
 
 if TYPE_CHECKING:

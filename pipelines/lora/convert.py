@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..families import FAMILIES
-from ..families.family import Family, LoraComponent
-from .lora_keys import PEFT, components_of, dotted_prefixes
-from .lora_layouts import Inexpressible, layer_name
-from .lora_parts import Broken, change_from
-from .lora_read import LoraWeights
-from .lora_signs import likely_families
-from .lora_source import METADATA_KEY, LoraFile
-from .lora_words import module_path, with_dots
+from ...families import FAMILIES
+from ...families.family import Family, LoraComponent
+from .keys import PEFT, components_of, dotted_prefixes
+from .layouts import Inexpressible, layer_name
+from .parts import Broken, change_from
+from .read import LoraWeights
+from .signs import likely_families
+from .source import METADATA_KEY, LoraFile
+from .words import module_path, with_dots
 
 NEEDS_PIPELINE = "connect the pipeline that this LoRA belongs to"
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .lora_blocks import block_factors
-from .lora_changes import Change, Difference
+from .blocks import block_factors
+from .changes import Change, Difference
 
 if TYPE_CHECKING:
     import torch
 
-    from .loading import LivePipeline
-    from .lora_files import LoraWeights
-    from .spec import LoraUse
+    from ..loading import LivePipeline
+    from ..spec import LoraUse
+    from .files import LoraWeights
 
 
 class Part(NamedTuple):

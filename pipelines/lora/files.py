@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .files import sha256_of
-from .lora_changes import LoraPair
-from .lora_metadata import facts_of
-from .lora_read import LoraWeights, read_lora
-from .lora_source import open_lora
-from .lora_write import save_copy, write_lora
-from .spec import Lora
+from ..files import sha256_of
+from ..spec import Lora
+from .changes import LoraPair
+from .metadata import facts_of
+from .read import LoraWeights, read_lora
+from .source import open_lora
+from .write import save_copy, write_lora
 
 __all__ = ["LoraPair", "LoraWeights", "describe_lora", "read_lora", "save_copy", "write_lora"]
 

@@ -1,7 +1,7 @@
 """What an adapter does to one layer, whatever its method.
 
-Here: the protocol, LoRA itself, and plain differences. `lora_lycoris.py` and `lora_dora.py` hold
-the rest, `lora_rows.py` what happens when one layer of a file is several of ours.
+Here: the protocol, LoRA itself, and plain differences. `lycoris.py` and `dora.py` hold
+the rest, `rows.py` what happens when one layer of a file is several of ours.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from ..families import Family
+    from ...families import Family
 
 Blocks = Sequence[tuple[str, float]]
 

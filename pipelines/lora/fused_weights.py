@@ -27,7 +27,7 @@ from .weight_targets import Target, compute, point
 if TYPE_CHECKING:
     import torch
 
-    from .lora_files import LoraWeights
+    from .files import LoraWeights
 
 _HEADROOM = 2 << 30
 """Bytes left free on a device for making the picture, and a tenth of its memory if that is more."""
@@ -122,7 +122,7 @@ class FusedWeights:
         """The fused tensor: the one kept, if it is still what is wanted, else a new result in its
         memory. `pristine` None: a bias that the layer does not have.
         """
-        from .tensor_file import release_pages
+        from ..tensor_file import release_pages
 
         parameter = target.parameter
         recipe = (

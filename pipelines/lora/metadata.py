@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .lora_signs import looks_like
-from .lora_source import LoraFile, open_lora
+from .signs import looks_like
+from .source import LoraFile, open_lora
 
 MANY = 8
 """So many tags of a tag list are shown, the most frequent first."""

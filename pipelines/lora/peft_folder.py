@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .lora_changes import Change
-from .lora_dora import Dora
-from .lora_layouts import Inexpressible
-from .lora_lycoris import LoHa, LoKr
+from .changes import Change
+from .dora import Dora
+from .layouts import Inexpressible
+from .lycoris import LoHa, LoKr
 
 if TYPE_CHECKING:
     from peft import PeftConfig

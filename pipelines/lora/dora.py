@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .lora_changes import part_of
+from .changes import part_of
 
 if TYPE_CHECKING:
     import torch
 
-    from .lora_changes import Change
+    from .changes import Change
 
 INPUT, OUTPUT_BASE, OUTPUT = "input", "output-base", "output"
 

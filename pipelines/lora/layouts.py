@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .lora_changes import Change, Difference, LoraPair, Replacement
-from .lora_dora import INPUT, OUTPUT, Dora
-from .lora_keys import TEXT_MODEL, dotted_prefixes, file_path
-from .lora_lycoris import GLoRA, LoHa, LoKr, Oft
+from .changes import Change, Difference, LoraPair, Replacement
+from .dora import INPUT, OUTPUT, Dora
+from .keys import TEXT_MODEL, dotted_prefixes, file_path
+from .lycoris import GLoRA, LoHa, LoKr, Oft
 
 if TYPE_CHECKING:
     import torch
 
-    from ..families import LoraComponent
+    from ...families import LoraComponent
 
 LAYOUTS = ("kohya", "diffusers", "peft")
 """`kohya`: read by ComfyUI, A1111, kohya's scripts and diffusers; LyCORIS's own names for LoHa,

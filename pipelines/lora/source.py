@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .lora_parts import METHODS, Configured
-from .tensor_file import PICKLED, open_tensors
+from ..tensor_file import PICKLED, open_tensors
+from .parts import METHODS, Configured
 
 if TYPE_CHECKING:
     import torch
 
-    from ..families.family import TensorFile
+    from ...families.family import TensorFile
 
 SUFFIXES = (".safetensors", *PICKLED)
 """File names that LoRAs end in. Pickled ones are read as tensors alone; code in them never runs."""

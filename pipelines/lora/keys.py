@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..families.family import LoraComponent, Rows
+from ...families.family import LoraComponent, Rows
 
 if TYPE_CHECKING:
     import torch
 
-    from ..families import Family
-    from .loading import LivePipeline
+    from ...families import Family
+    from ..loading import LivePipeline
 
 TEXT_MODEL = "text_model."
 """transformers dropped this prefix from CLIPTextModel in 5.6; files everywhere still carry it."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .lora_layers import Layer, Part
+from .layers import Layer, Part
 
 if TYPE_CHECKING:
     import torch

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .lora_changes import part_of, same_size
-from .lora_rows import RowsOf
+from .changes import part_of, same_size
+from .rows import RowsOf
 
 if TYPE_CHECKING:
     import torch
 
-    from .lora_changes import Change
+    from .changes import Change
 
 Tensors = dict[str, "torch.Tensor"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .lora_changes import Change, LoraPair, part_of, same_size
+from .changes import Change, LoraPair, part_of, same_size
 
 if TYPE_CHECKING:
     import torch

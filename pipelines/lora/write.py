@@ -10,23 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from .files import atomic_write, sha256_of
-from .lora_changes import Change, LoraPair
-from .lora_convert import NEEDS_PIPELINE, metadata_for, named_by_words, speaks
-from .lora_keys import components_of
-from .lora_layouts import LAYOUTS, Inexpressible, layer_name, name_tensors
-from .lora_parts import change_from
-from .lora_peft import write_config
-from .lora_read import LoraWeights, read_lora
-from .lora_source import LoraFile, open_lora
-from .spec import Lora
-from .stable_file import save_tensors
+from ..files import atomic_write, sha256_of
+from ..spec import Lora
+from ..stable_file import save_tensors
+from .changes import Change, LoraPair
+from .convert import NEEDS_PIPELINE, metadata_for, named_by_words, speaks
+from .keys import components_of
+from .layouts import LAYOUTS, Inexpressible, layer_name, name_tensors
+from .parts import change_from
+from .peft_folder import write_config
+from .read import LoraWeights, read_lora
+from .source import LoraFile, open_lora
 
 if TYPE_CHECKING:
     import torch
 
-    from ..families import Family, LoraComponent
-    from .loading import LivePipeline
+    from ...families import Family, LoraComponent
+    from ..loading import LivePipeline
 
 TOLERANCE = 1e-6
 """How far a number of ΔW may be off after writing, as a share of the largest in its layer: rounding

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..families import FAMILIES
-from ..families.family import Family
+from ...families import FAMILIES
+from ...families.family import Family
 
 OTHERS: Mapping[str, tuple[str, ...]] = {
     "FLUX.2": ("double_stream_modulation", "attn.to_qkv_mlp_proj"),

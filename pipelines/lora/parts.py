@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .lora_changes import Change, Difference, LoraPair, Replacement
-from .lora_dora import OUTPUT, Dora, dora
-from .lora_lycoris import GLoRA, LoHa, LoKr, Oft
+from .changes import Change, Difference, LoraPair, Replacement
+from .dora import OUTPUT, Dora, dora
+from .lycoris import GLoRA, LoHa, LoKr, Oft
 
 if TYPE_CHECKING:
     import torch

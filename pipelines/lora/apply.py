@@ -5,7 +5,7 @@ pristine W0, with ΔW = alpha/rank · up @ down for LoRA itself (arXiv 2106.0968
 written: for the length of the `with` the parameter points at another tensor, and afterwards it
 points at W0 again. So nothing depends on order or history, and unfusing cannot be inexact.
 
-Mode `"attach"` (`lora_attach.py`): the change is computed beside the layer in every forward, and no
+Mode `"attach"` (`attach.py`): the change is computed beside the layer in every forward, and no
 weight is copied.
 """
 
@@ -16,19 +16,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import sha256_of
+from ..files import sha256_of
+from ..spec import LoraUse
+from .attach import attached
+from .files import read_lora
 from .fused_weights import FusedWeights, has_room
-from .lora_attach import attached
-from .lora_files import read_lora
-from .lora_layers import Layer, layers_of, why_not_plain
-from .spec import LoraUse
+from .layers import Layer, layers_of, why_not_plain
 from .weight_targets import targets_of
 
 if TYPE_CHECKING:
     import torch
 
-    from .loading import LivePipeline
-    from .lora_files import LoraWeights
+    from ..loading import LivePipeline
+    from .files import LoraWeights
 
 
 @contextmanager

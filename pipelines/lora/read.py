@@ -9,17 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from .lora_changes import Change
-from .lora_keys import LayerNames, Target
-from .lora_parts import Broken, change_from
-from .lora_rows import assemble
-from .lora_signs import looks_like
-from .lora_source import LoraFile, open_lora, sort_keys
+from .changes import Change
+from .keys import LayerNames, Target
+from .parts import Broken, change_from
+from .rows import assemble
+from .signs import looks_like
+from .source import LoraFile, open_lora, sort_keys
 
 if TYPE_CHECKING:
     import torch
 
-    from .loading import LivePipeline
+    from ..loading import LivePipeline
 
 log = logging.getLogger(__name__)
 

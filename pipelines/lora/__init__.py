@@ -1,0 +1,7 @@
+"""LoRAs: their files (`files.py`), and putting them on live weights (`apply.py`)."""
+
+from __future__ import annotations
+
+from .apply import applied, fused
+
+__all__ = ["applied", "fused"]
