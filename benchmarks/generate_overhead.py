@@ -73,7 +73,10 @@ def random_model(folder: Path) -> Path:
 
 
 def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
-    pipelines, spec = Pipelines(options.device), PipelineSpec(base_model(model, options.dtype))
+    pipelines, spec = (
+        Pipelines(options.device),
+        PipelineSpec(base_model(model, dtype=options.dtype)),
+    )
     sampling = Sampling(
         PROMPT, NEGATIVE, steps=options.steps, seed=7, width=options.size, height=options.size
     )
