@@ -6,7 +6,6 @@ import importlib.util
 import platform
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from ..host import host
@@ -22,7 +21,8 @@ OPTIONAL = {
 """Package and what it is good for here."""
 
 KINDS = (
-    *("checkpoints", "diffusers", "loras", "embeddings", "hypernetworks"),
+    *("checkpoints", "diffusers", "diffusion_models", "text_encoders", "vae"),
+    *("loras", "embeddings", "hypernetworks"),
     *("controlnet", "ipadapter", "clip_vision"),
 )
 
@@ -40,7 +40,7 @@ def examine() -> dict[str, Any]:
         "missing": [name for name, version in required.items() if version is None],
         "device": _device() if required["torch"] else None,
         "host": here.name,
-        "comfyui": _comfyui(),
+        "comfyui": str(comfyui) if (comfyui := here.comfyui_folder()) else None,
         "input": str(here.input_directory()),
         "output": str(here.output_directory()),
         "models": {
@@ -60,7 +60,8 @@ def as_lines(found: dict[str, Any]) -> list[str]:
     for name, extra in found["optional"].items():
         lines.append(f"{name:<15} {extra['version'] or 'not installed'} (for {extra['for']})")
     lines.append(f"Device    {found['device'] or 'unknown: torch is missing'}")
-    lines.append(f"ComfyUI   {found['comfyui'] or 'not around this folder'}")
+    without = "none found; tokenizers of single-file models must then be in the hub cache"
+    lines.append(f"ComfyUI   {found['comfyui'] or without}")
     lines += [f"Input     {found['input']}", f"Output    {found['output']}", "Models"]
     for kind, models in found["models"].items():
         lines.append(f"  {kind}: {', '.join(models['names']) or 'none'}")
@@ -87,11 +88,3 @@ def _device() -> str:
 
     properties = torch.cuda.get_device_properties(device)
     return f"{device}: {properties.name}, {properties.total_memory / 2**30:.1f} GiB"
-
-
-def _comfyui() -> str | None:
-    """The ComfyUI in whose custom_nodes folder we lie, if any."""
-    pack = Path(__file__).resolve().parent.parent
-    comfyui = pack.parent.parent
-    inside = pack.parent.name == "custom_nodes" and (comfyui / "main.py").is_file()
-    return str(comfyui) if inside else None

@@ -84,9 +84,15 @@ class StandaloneHost:
         return Path(self._temp.name)
 
     def comfyui_folder(self) -> Path | None:
-        """`COMFYUI_PATH`, else the folder around `models`, else `~/comfy/ComfyUI`."""
+        """`COMFYUI_PATH`, else the ComfyUI in whose `custom_nodes` we lie, else the folder around
+        `models`, else `~/comfy/ComfyUI`.
+        """
         told = os.environ.get("COMFYUI_PATH")
-        places = [Path(told)] if told else [self._models.parent, Path.home() / "comfy" / "ComfyUI"]
+        usual = [self._models.parent, Path.home() / "comfy" / "ComfyUI"]
+        pack = Path(__file__).absolute().parent.parent
+        if pack.parent.name == "custom_nodes":
+            usual.insert(0, pack.parent.parent)
+        places = [Path(told)] if told else usual
         return next((place for place in places if (place / "comfy").is_dir()), None)
 
     def device(self) -> str:

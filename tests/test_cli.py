@@ -239,6 +239,15 @@ def test_doctor_says_what_is_there(likeness, folder):
     assert "  loras: mine.safetensors" in lines
 
 
+def test_doctor_says_where_tokenizers_may_come_from(likeness, folder, monkeypatch):
+    comfyui = folder / "elsewhere"
+    (comfyui / "comfy").mkdir(parents=True)
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
+    assert likeness("doctor", None, "--json")[1]["comfyui"] == str(comfyui)
+    monkeypatch.setenv("COMFYUI_PATH", str(folder / "nowhere"))
+    assert any("must then be in the hub cache" in line for line in likeness("doctor")[1])
+
+
 def test_training_needs_a_run_folder(capsys, folder):
     assert main(["train", str(folder)]) == 1
     assert "run.json" in capsys.readouterr().err
