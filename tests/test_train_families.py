@@ -10,12 +10,13 @@ from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.lora.files import describe_lora, read_lora
 from likeness.pipelines.spec import LoraUse, MemoryOptions, PipelineSpec, base_model
 from likeness.trainers.job import TrainingJob
-from likeness.trainers.run import train
-from likeness.trainers.run_folder import create_or_find
+from likeness.trainers.run import train, train_folder
+from likeness.trainers.run_folder import create_or_find, open_run_folder
 from likeness.trainers.samples import samples_from_folder
 from likeness.trainers.settings import LoraSettings, TrainingSettings
 
 from .conftest import SUBJECT
+from .tiny_models import original_checkpoint
 
 SETTINGS = TrainingSettings(steps=3, learning_rate=1e-3, resolution=32, checkpoint_every=0)
 UNETS = ["sdxl", "sd2-v"]
@@ -95,3 +96,21 @@ def test_what_the_process_allows_attention_does_not_change_a_training(job, pipel
     finally:
         backend.allow_fp16_bf16_reduction_math_sdp(before)
     assert learned[0] == learned[1]
+
+
+def test_a_run_on_a_single_file_goes_on_by_hand(tiny_models, tmp_path):
+    """What the base was loaded from and with survives `run.json`."""
+    from safetensors.torch import save_file
+
+    folder = tiny_models("stable-diffusion")
+    tensors = original_checkpoint(folder, "stable-diffusion")
+    file = tmp_path / "base.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    base = base_model(file, config=str(folder), parts={"vae": folder / "vae"})
+    samples = samples_from_folder(SUBJECT, "a photo of sks monster")[:2]
+    job = TrainingJob(PipelineSpec(base), samples, "lora", LoraSettings(rank=2), SETTINGS)
+    run = create_or_find(tmp_path / "runs", "mine", job)
+    assert open_run_folder(run.path).job().spec == job.spec
+    by_hand = train_folder(run.path, "cpu")
+    assert by_hand.steps_done == SETTINGS.steps
+    assert create_or_find(tmp_path / "runs", "mine", job).is_finished, "the node finds it"
