@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.loading import Pipelines
-from likeness.pipelines.spec import PipelineSpec, base_model
+from likeness.pipelines.spec import PipelineSpec
 
 ROOT = Path(__file__).parent.parent
 PROMPT, NEGATIVE = "a red star in the snow", "blue"

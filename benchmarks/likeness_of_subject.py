@@ -25,11 +25,12 @@ from likeness.headless import workflow
 from likeness.headless.core_nodes import CORE_NODES
 from likeness.headless.executor import Executor
 from likeness.nodes import NODES
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.images import image_files, open_image
 from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.lora.files import describe_lora
-from likeness.pipelines.spec import LoraUse, PipelineSpec, base_model
+from likeness.pipelines.spec import LoraUse, PipelineSpec
 from likeness.trainers.job import TrainingJob
 from likeness.trainers.report import QuietReport, read_log
 from likeness.trainers.run import train

@@ -154,12 +154,3 @@ def _pairs(items: Any) -> tuple[tuple[Any, Any], ...]:
 def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"{name} {value!r} is unknown; choose one of {', '.join(known)}")
-
-
-def __getattr__(name: str) -> Any:
-    # Describing a model opens files, which lies above the descriptions themselves.
-    if name == "base_model":
-        from .base_models import base_model
-
-        return base_model
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,7 +19,7 @@ SUBJECT = ROOT / "assets" / "tiny" / "subject"
 
 @pytest.fixture(scope="session")
 def tiny_base():
-    from likeness.pipelines.spec import base_model
+    from likeness.pipelines.base_models import base_model
 
     return base_model(TINY)
 

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 import torch
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import SCHEDULERS, Sampling, generate
 from likeness.pipelines.loading import Pipelines, base_identity
-from likeness.pipelines.spec import PipelineSpec, base_model
+from likeness.pipelines.spec import PipelineSpec
 
 from .conftest import TINY
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from likeness.families import family_named
 from likeness.families.family import IMAGE, INPAINT, TEXT
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.loading import Pipelines
-from likeness.pipelines.spec import PipelineSpec, base_model
+from likeness.pipelines.spec import PipelineSpec
 from PIL import Image
 
 from .tiny_models import family_of

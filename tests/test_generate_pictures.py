@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from likeness.families.family import IMAGE, TEXT
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.source_pictures import read_masks, read_pictures
-from likeness.pipelines.spec import PipelineSpec, base_model
+from likeness.pipelines.spec import PipelineSpec
 from PIL import Image
 
 from .drawing import PROMPT, apart, drawer, half, levels

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.previews import coloured, colourful_picture, latent_colours
-from likeness.pipelines.spec import PipelineSpec, base_model
+from likeness.pipelines.spec import PipelineSpec
 from PIL import Image
 
 from .drawing import drawer, levels

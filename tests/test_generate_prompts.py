@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.loading import Pipelines
-from likeness.pipelines.spec import PipelineSpec, base_model
+from likeness.pipelines.spec import PipelineSpec
 
 from .drawing import PROMPT, apart, drawer, levels, red_share
 

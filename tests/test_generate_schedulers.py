@@ -12,10 +12,11 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.schedulers import NOISE_SCHEDULES, SCHEDULERS, scheduler_for
-from likeness.pipelines.spec import PipelineSpec, base_model
+from likeness.pipelines.spec import PipelineSpec
 from PIL import Image
 
 MEAN, SPREAD, STEPS = 0.7, 0.5, 30

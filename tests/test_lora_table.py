@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from likeness.families import FAMILIES
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.lora.files import describe_lora, read_lora, save_copy
-from likeness.pipelines.spec import LoraUse, PipelineSpec, base_model
+from likeness.pipelines.spec import LoraUse, PipelineSpec
 from safetensors.torch import save_file
 
 from .lora_models import deltas, layers

@@ -8,7 +8,8 @@ import sys
 from dataclasses import fields, replace
 
 import pytest
-from likeness.pipelines.spec import LoraUse, PipelineSpec, base_model
+from likeness.pipelines.base_models import base_model
+from likeness.pipelines.spec import LoraUse, PipelineSpec
 from likeness.trainers.job import TrainingJob, fingerprint
 from likeness.trainers.run_folder import create_or_find, open_run_folder, plain_name
 from likeness.trainers.samples import samples_from_images

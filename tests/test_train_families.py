@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from likeness.pipelines.base_models import base_model
 from likeness.pipelines.generate import Sampling, generate
 from likeness.pipelines.lora.files import describe_lora, read_lora
-from likeness.pipelines.spec import LoraUse, MemoryOptions, PipelineSpec, base_model
+from likeness.pipelines.spec import LoraUse, MemoryOptions, PipelineSpec
 from likeness.trainers.job import TrainingJob
 from likeness.trainers.run import train, train_folder
 from likeness.trainers.run_folder import create_or_find, open_run_folder
