@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from likeness.pipelines.generate import Sampling, generate
-from likeness.pipelines.lora import fused
+from likeness.pipelines.lora import applied
 from likeness.pipelines.spec import LoraUse, PipelineSpec
 
 
@@ -71,7 +71,7 @@ def test_twenty_random_steps_end_bit_identical_to_a_fresh_load(pipelines, tiny_b
             spec = spec.without_lora(use.lora.name).with_lora(LoraUse(use.lora, rng.uniform(-2, 2)))
         elif action == "all off":
             spec = spec.without_lora()
-        with pipelines.open(tiny_base) as live, fused(live, spec.loras):
+        with pipelines.open(tiny_base) as live, applied(live, spec.loras):
             pass
     with pipelines.open(tiny_base) as live, Pipelines().open(tiny_base) as fresh:
         expected = {key: value for key, (_, value) in snapshot(fresh).items()}
@@ -82,9 +82,9 @@ def test_twenty_random_steps_end_bit_identical_to_a_fresh_load(pipelines, tiny_b
 def test_the_order_of_fusing_does_not_matter_to_the_last_bit(pipelines, tiny_base, make_lora):
     uses = [LoraUse(make_lora(seed), 0.3 + seed, 0.7 * seed) for seed in range(3)]
     with pipelines.open(tiny_base) as live:
-        with fused(live, uses):
+        with applied(live, uses):
             first = {key: value for key, (_, value) in snapshot(live).items()}
-        with fused(live, uses[::-1]):
+        with applied(live, uses[::-1]):
             second = snapshot(live)
     assert all(torch.equal(first[key], value) for key, (_, value) in second.items())
 
@@ -92,7 +92,7 @@ def test_the_order_of_fusing_does_not_matter_to_the_last_bit(pipelines, tiny_bas
 def test_an_exception_inside_restores_everything(pipelines, tiny_base, make_lora):
     with pipelines.open(tiny_base) as live:
         before = snapshot(live)
-        with pytest.raises(KeyError), fused(live, [LoraUse(make_lora(1))]):
+        with pytest.raises(KeyError), applied(live, [LoraUse(make_lora(1))]):
             raise KeyError("stop")
         assert_same(before, snapshot(live))
 
@@ -111,7 +111,7 @@ def test_a_lora_that_does_not_fit_changes_nothing(pipelines, tiny_base, make_lor
         before = snapshot(live)
         with (
             pytest.raises(ValueError, match=r"bad\.safetensors does not fit.*trained on another"),
-            fused(live, [LoraUse(good), LoraUse(bad)]),
+            applied(live, [LoraUse(good), LoraUse(bad)]),
         ):
             raise AssertionError("must not get here")
         assert_same(before, snapshot(live))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from likeness.pipelines.lora import fused
+from likeness.pipelines.lora import applied
 from likeness.pipelines.lora.files import describe_lora
 from likeness.pipelines.spec import LoraUse
 from likeness.trainers.lora import LoraMethod
@@ -173,7 +173,7 @@ def test_the_saved_file_is_what_was_trained(live, tmp_path, alpha):
         stir(method)
         trained = predict()
         (path,) = method.save(tmp_path, "mine", {"modelspec.title": "mine"})
-    with fused(live, (LoraUse(describe_lora(path)),)):
+    with applied(live, (LoraUse(describe_lora(path)),)):
         again = predict()
     assert (trained - plain).abs().max() > 0.01
     torch.testing.assert_close(again, trained, rtol=1e-4, atol=2e-5)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..pipelines.files import atomic_write
 from ..pipelines.loading import LivePipeline, Pipelines
-from ..pipelines.lora import fused
+from ..pipelines.lora import applied
 from .batches import Batches, encode_samples
 from .checkpoint import Checkpoints
 from .job import TrainingJob
@@ -69,7 +69,7 @@ def train(folder: RunFolder, pipelines: Pipelines, report: Report | None = None)
             return _result(folder, found=True)
         size = training_size(live, job.training.resolution)
         prior = _class_samples(job, pipelines, folder, size, report)
-        with fused(live, job.spec.loras), training_mode(live.device):
+        with applied(live, job.spec.loras), training_mode(live.device):
             _train(folder, job, pipelines, live, prior, size, report)
     return _result(folder, found=False)
 

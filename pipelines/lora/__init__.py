@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .apply import applied, fused
+from .apply import applied
 
-__all__ = ["applied", "fused"]
+__all__ = ["applied"]

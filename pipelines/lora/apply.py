@@ -62,9 +62,6 @@ def applied(live: LivePipeline, uses: Sequence[LoraUse]) -> Iterator[None]:
         yield
 
 
-fused = applied
-
-
 def _place(use: LoraUse) -> tuple[Any, ...]:
     return (use.lora.sha256, use.scale, use.text_scale, use.blocks, use.mode)
 
