@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TEXT, IMAGE, INPAINT = "text", "image", "inpaint"
 """What can be asked of a model: a picture from words, from another picture, or inside a mask."""
 
+CONTROLNET, UNION, T2I_ADAPTER = "controlnet", "union", "t2i-adapter"
+"""What can steer a model beside its denoiser."""
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -167,6 +170,12 @@ class Family(Protocol):
     def tasks(self, pipeline: DiffusionPipeline) -> Mapping[str, str]:
         """`TEXT`, `IMAGE`, `INPAINT` → the diffusers pipeline class that does it with the
         components of this very model; what it cannot do is absent.
+        """
+        ...
+
+    def guided_tasks(self, pipeline: DiffusionPipeline, kind: str) -> Mapping[str, str]:
+        """As `tasks`, with something beside the denoiser: `kind` is `CONTROLNET`, `UNION` (a
+        ControlNet that is told what its picture shows) or `T2I_ADAPTER`.
         """
         ...
 

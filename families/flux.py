@@ -16,6 +16,7 @@ from .distilled import distilled_message
 from .family import (
     IMAGE,
     INPAINT,
+    T2I_ADAPTER,
     TEXT,
     Conditioning,
     FileLayout,
@@ -185,6 +186,15 @@ class Flux:
             TEXT: "FluxPipeline",
             IMAGE: "FluxImg2ImgPipeline",
             INPAINT: "FluxInpaintPipeline",
+        }
+
+    def guided_tasks(self, pipeline: DiffusionPipeline, kind: str) -> Mapping[str, str]:
+        if kind == T2I_ADAPTER or TEXT not in self.tasks(pipeline):
+            return {}
+        return {
+            TEXT: "FluxControlNetPipeline",
+            IMAGE: "FluxControlNetImg2ImgPipeline",
+            INPAINT: "FluxControlNetInpaintPipeline",
         }
 
     def call_arguments(

@@ -11,6 +11,7 @@ from . import prompts as prompting
 from .clip_names import clip_changes, convert_clip, original_clip_names
 from .distilled import distilled_message
 from .family import (
+    CONTROLNET,
     IMAGE,
     INPAINT,
     TEXT,
@@ -173,6 +174,9 @@ class StableDiffusion3:
             IMAGE: "StableDiffusion3Img2ImgPipeline",
             INPAINT: "StableDiffusion3InpaintPipeline",
         }
+
+    def guided_tasks(self, pipeline: DiffusionPipeline, kind: str) -> Mapping[str, str]:
+        return {TEXT: "StableDiffusion3ControlNetPipeline"} if kind == CONTROLNET else {}
 
     def call_arguments(
         self,

@@ -14,7 +14,9 @@ from .distilled import distilled_message, unet_signs
 from .family import (
     IMAGE,
     INPAINT,
+    T2I_ADAPTER,
     TEXT,
+    UNION,
     Conditioning,
     FileLayout,
     PictureSize,
@@ -131,6 +133,18 @@ class StableDiffusionXL:
         if pipeline.text_encoder is None:
             return from_image
         return {TEXT: "StableDiffusionXLPipeline", **from_image}
+
+    def guided_tasks(self, pipeline: DiffusionPipeline, kind: str) -> Mapping[str, str]:
+        if pipeline.text_encoder is None or pipeline.unet.config.in_channels != 4:
+            return {}  # the refiner, and inpainting models: diffusers has no such pipeline
+        if kind == T2I_ADAPTER:
+            return {TEXT: "StableDiffusionXLAdapterPipeline"}
+        middle = "ControlNetUnion" if kind == UNION else "ControlNet"
+        return {
+            TEXT: f"StableDiffusionXL{middle}Pipeline",
+            IMAGE: f"StableDiffusionXL{middle}Img2ImgPipeline",
+            INPAINT: f"StableDiffusionXL{middle}InpaintPipeline",
+        }
 
     def call_arguments(
         self,

@@ -10,8 +10,10 @@ from . import unet_parts
 from .clip_names import convert_clip
 from .distilled import distilled_message, unet_signs
 from .family import (
+    CONTROLNET,
     IMAGE,
     INPAINT,
+    T2I_ADAPTER,
     TEXT,
     Conditioning,
     FileLayout,
@@ -123,6 +125,23 @@ class StableDiffusion:
             IMAGE: "StableDiffusionImg2ImgPipeline",
             **inpaint,
         }
+
+    def guided_tasks(self, pipeline: DiffusionPipeline, kind: str) -> Mapping[str, str]:
+        inpaints = pipeline.unet.config.in_channels == 9
+        if kind == CONTROLNET:
+            inpaint = {INPAINT: "StableDiffusionControlNetInpaintPipeline"}
+            return (
+                inpaint
+                if inpaints
+                else {
+                    TEXT: "StableDiffusionControlNetPipeline",
+                    IMAGE: "StableDiffusionControlNetImg2ImgPipeline",
+                    **inpaint,
+                }
+            )
+        if kind == T2I_ADAPTER and not inpaints:
+            return {TEXT: "StableDiffusionAdapterPipeline"}
+        return {}
 
     def call_arguments(
         self,

@@ -185,6 +185,9 @@ class ZImage:
             INPAINT: "ZImageInpaintPipeline",
         }
 
+    def guided_tasks(self, pipeline: DiffusionPipeline, kind: str) -> Mapping[str, str]:
+        return {}
+
     def call_arguments(
         self,
         pipeline: DiffusionPipeline,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..families.family import IMAGE, INPAINT, TEXT
 from ..families.prompts import skipping_layers
+from .control.live import TITLES, Controls, controlled
+from .ip_adapter.live import reference_loras, referenced
 from .loading import LivePipeline, Pipelines
 from .lora import applied
 from .previews import Previews
@@ -107,26 +109,37 @@ def generate(
     pictures = as_sources(image)
     masks = as_masks(mask, pictures)
     task = INPAINT if masks else IMAGE if pictures else TEXT
-    with pipelines.open(spec.base) as live, torch.no_grad():
+    with (
+        pipelines.open(spec.base) as live,
+        torch.no_grad(),
+        controlled(pipelines, live, spec.controls) as controls,
+    ):
         width, height = size = _size(live, sampling, pictures)
-        pipeline = _pipeline(live, task)
+        pipeline = _pipeline(live, task, controls)
         name = sampling.scheduler if sampling.scheduler != "model" else spec.base.scheduler
         scheduler = scheduler_for(
             live.pipeline.scheduler, name, sampling.noise_schedule, sampling.shift
         )
         pipeline.scheduler = scheduler
         _check_clip_skip(pipeline, sampling.clip_skip)
-        count = sampling.count * max(1, len(pictures))
+        rows = max(1, len(pictures), *(len(use.images) for use in spec.controls))
+        count = sampling.count * rows
         arguments: dict[str, Any] = {
             "num_inference_steps": sampling.steps,
             "generator": [_generator(sampling.seed + index) for index in range(count)],
             "output_type": "pil",
-            **_sources(sampling, pictures, masks, size),
+            **_sources(sampling, _for_rows(pictures, rows), _for_rows(masks, rows), size),
             **_options(pipeline, sampling),
+            **controls.arguments(pipeline, size, rows, sampling.count),
         }
         if "width" in _parameters(pipeline):
             arguments |= {"width": width, "height": height}
-        with applied(live, spec.loras):
+        with (
+            applied(live, (*spec.loras, *reference_loras(spec.references))),
+            referenced(pipelines, live, spec.references, size, sampling.guidance) as references,
+        ):
+            arguments |= references.arguments(pipeline)
+            references.before_step(0, _planned(sampling, pictures))
             previews = Previews(live, scheduler, width, height) if on_preview else None
             with skipping_layers(sampling.clip_skip):
                 arguments |= live.family.call_arguments(
@@ -141,10 +154,11 @@ def generate(
                     on_preview(previews.picture(tensors["latents"]))
                 if on_step is not None:
                     on_step(step + 1, pipeline.num_timesteps)
+                references.before_step(step + 1, pipeline.num_timesteps)
                 return tensors
 
             try:
-                return pipeline(**arguments, callback_on_step_end=after_step).images
+                return pipeline(**arguments, **_each_step(pipeline, after_step)).images
             except BaseException:
                 pipeline.maybe_free_model_hooks()  # as at the end of a run that was not stopped
                 raise
@@ -173,19 +187,47 @@ def _size(live: LivePipeline, sampling: Sampling, pictures: Sequence[Image]) -> 
     return size
 
 
-def _pipeline(live: LivePipeline, task: str) -> Any:
+def _planned(sampling: Sampling, pictures: Sequence[Image]) -> int:
+    return int(sampling.steps * sampling.denoise) if pictures else sampling.steps
+
+
+def _for_rows(pictures: Sequence[Image], rows: int) -> list[Image]:
+    """One picture for each row of the batch."""
+    if len(pictures) not in (0, 1, rows):
+        raise ValueError(
+            f"{len(pictures)} pictures to start from and {rows} control pictures cannot be used "
+            "together; give as many of one as of the other, or one of either"
+        )
+    return [*pictures] * (rows // len(pictures)) if pictures else []
+
+
+def _each_step(pipeline: Any, after_step: Callable[..., Any]) -> dict[str, Any]:
+    if "callback_on_step_end" in _parameters(pipeline):
+        return {"callback_on_step_end": after_step}
+
+    def older(step: int, timestep: Any, latents: Any) -> None:  # what T2I-Adapter pipelines know
+        after_step(pipeline, step, timestep, {"latents": latents})
+
+    return {"callback": older, "callback_steps": 1}
+
+
+def _pipeline(live: LivePipeline, task: str, controls: Controls) -> Any:
     """A new pipeline object for the task around the live components; costs next to nothing."""
     import diffusers
 
-    known = live.family.tasks(live.pipeline)
+    if controls.kind:
+        known = live.family.guided_tasks(live.pipeline, controls.kind)
+    else:
+        known = live.family.tasks(live.pipeline)
     if task not in known:
-        raise ValueError(_cannot(live, task, list(known)))
+        raise ValueError(_cannot(live, task, list(known), controls.kind))
     kind = getattr(diffusers, known[task])
     if type(live.pipeline) is kind:
         return copy.copy(live.pipeline)
     # What its own class does not know (the refiner's aesthetic score) is kept behind a `_`.
     config = {name.removeprefix("_"): value for name, value in live.pipeline.config.items()}
-    given = {**config, **live.family.load_options, **live.pipeline.components}
+    parts = {**live.pipeline.components, **controls.components}
+    given = {**config, **live.family.load_options, **parts}
     names = inspect.signature(kind.__init__).parameters
     pipeline = kind(**{name: value for name, value in given.items() if name in names})
     for name, value in vars(live.pipeline).items():
@@ -194,7 +236,7 @@ def _pipeline(live: LivePipeline, task: str) -> Any:
     return pipeline
 
 
-def _cannot(live: LivePipeline, task: str, known: Sequence[str]) -> str:
+def _cannot(live: LivePipeline, task: str, known: Sequence[str], control: str) -> str:
     asked = {
         TEXT: "draws nothing from words alone",
         IMAGE: "draws nothing from a picture alone",
@@ -205,8 +247,11 @@ def _cannot(live: LivePipeline, task: str, known: Sequence[str]) -> str:
         IMAGE: "connect a picture to start from",
         INPAINT: "connect a picture and a mask",
     }
-    way_out = ", or ".join(ways[one] for one in known) or "choose another model"
-    return f"this {live.family.title} model {asked[task]}; {way_out}"
+    way_out = ", or ".join(ways[one] for one in known)
+    if control:
+        way_out = way_out or f"leave the {TITLES[control]} out"
+        asked = {one: f"{words} with a {TITLES[control]}" for one, words in asked.items()}
+    return f"this {live.family.title} model {asked[task]}; {way_out or 'choose another model'}"
 
 
 def _sources(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import memory
 from .model_files import base_identity, file_versions
+from .remembered import Remembered
 from .spec import BaseModel
 
 if TYPE_CHECKING:
@@ -69,8 +70,36 @@ class LivePipeline:
         return [part for part in self.pipeline.components.values() if hasattr(part, "parameters")]
 
 
+@dataclass(eq=False)
+class LiveHelper:
+    """A model beside the base model (a ControlNet, an image encoder, a detector), in memory: on
+    `device`, in eval mode, frozen. Whoever uses it leaves it exactly as it is.
+    """
+
+    module: torch.nn.Module
+    device: str
+    size_bytes: int
+    in_use: int = field(default=0)
+    on_device: bool = field(default=False)
+    kept: Kept | None = field(default=None)
+    fused: None = None
+
+    def to_device(self) -> None:
+        if self.device != "cpu":
+            self.module.to(self.device)
+        self.on_device = True
+
+    @property
+    def bytes_held(self) -> int:
+        return self.size_bytes
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        return [self.module]
+
+
 class Pipelines:
-    """A cache of live base models, least recently used out first.
+    """A cache of live base models and of the models beside them, least recently used out first.
 
     `device`: where modules live, as torch names it.
     `budget_bytes`: weights kept at most; None is half of the device's memory. The model in use is
@@ -92,7 +121,8 @@ class Pipelines:
         self._budget = budget_bytes
         self._keep = keep
         self.comfyui_folder = comfyui_folder
-        self._live: OrderedDict[tuple[object, ...], LivePipeline] = OrderedDict()
+        self._live: OrderedDict[tuple[object, ...], LivePipeline | LiveHelper] = OrderedDict()
+        self.remembered = Remembered()
         self._lock = threading.RLock()
 
     @contextmanager
@@ -109,17 +139,56 @@ class Pipelines:
 
         with self._lock, torch.inference_mode(False):
             live = self._get(base)
-            live.in_use += 1  # first, so that nothing evicts it while it is brought
-            try:
-                self._bring(live)
+            with self._used(live):
                 yield live
-            finally:
-                live.in_use -= 1
-                self._make_fit(keep=live)
+
+    @contextmanager
+    def open_helper(
+        self,
+        key: tuple[object, ...],
+        load: Callable[[], torch.nn.Module],
+        size_bytes: int = 0,
+    ) -> Iterator[torch.nn.Module]:
+        """A model beside the base model, under the same budget: loaded by `load` (in eval mode and
+        frozen, on the CPU or the device) unless one with this `key` is there.
+
+        `key`: what it is made from (kind, path, identity of its files, dtype). Nothing that is in
+        use goes, so it may be opened inside `open` and several at once. `size_bytes`: what it will
+        take, to make room beforehand; 0: not known.
+
+        Raises:
+            whatever `load` raises; the cache is as it was then.
+        """
+        import torch
+
+        with self._lock, torch.inference_mode(False):
+            key = ("helper", *key, self.device)
+            live = self._live.get(key)
+            if live is None:
+                self._make_fit(incoming=size_bytes)
+                module = load()
+                size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+                live = self._live[key] = LiveHelper(module, self.device, size)
+                self.loads += 1
+            assert isinstance(live, LiveHelper)
+            self._live.move_to_end(key)
+            with self._used(live):
+                yield live.module
+
+    @contextmanager
+    def _used(self, live: LivePipeline | LiveHelper) -> Iterator[None]:
+        live.in_use += 1  # first, so that nothing evicts it while it is brought
+        try:
+            self._bring(live)
+            yield
+        finally:
+            live.in_use -= 1
+            self._make_fit(keep=live)
 
     def free(self) -> None:
-        """Forget every model that is not in use right now."""
+        """Forget every model that is not in use right now, and all that was remembered."""
         with self._lock:
+            self.remembered.clear()
             for live in list(self._live.values()):
                 self._evict(live)
 
@@ -137,10 +206,11 @@ class Pipelines:
             self._make_fit(incoming=sum(size for _, size, _ in versions))
             live = self._live[key] = _load(base, self.device, self.comfyui_folder)
             self.loads += 1
+        assert isinstance(live, LivePipeline)
         self._live.move_to_end(key)
         return live
 
-    def _make_fit(self, incoming: int = 0, keep: LivePipeline | None = None) -> None:
+    def _make_fit(self, incoming: int = 0, keep: LivePipeline | LiveHelper | None = None) -> None:
         """Forget idle models, the longest unused first, until the rest and `incoming` bytes fit the
         budget.
         """
@@ -157,7 +227,7 @@ class Pipelines:
             if live is not keep:
                 self._evict(live)
 
-    def _bring(self, live: LivePipeline) -> None:
+    def _bring(self, live: LivePipeline | LiveHelper) -> None:
         """Have it on the device: the host makes room for it first, if there is one."""
         if self._keep is None:
             if not live.on_device:
@@ -167,7 +237,7 @@ class Pipelines:
             live.kept = self._keep(live.modules, live.to_device, lambda: self._evict(live))
         live.kept.use()
 
-    def _evict(self, live: LivePipeline) -> None:
+    def _evict(self, live: LivePipeline | LiveHelper) -> None:
         """Let an idle model go; one in use stays, whoever asks."""
         from diffusers.training_utils import free_memory
 

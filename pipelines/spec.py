@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from .guidance import ControlUse, ReferenceUse
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 PREDICTIONS = ("auto", "epsilon", "v_prediction", "v_prediction_zero_snr")
 OFFLOADS = ("none", "model", "group")
@@ -103,10 +105,15 @@ class LoraUse:
 
 @dataclass(frozen=True)
 class PipelineSpec:
-    """A base model and everything put on it, in the order in which the nodes were chained."""
+    """A base model and everything put on it, in the order in which the nodes were chained.
+
+    `controls`, `references`: what steers a drawing; training knows nothing of it (`unguided`).
+    """
 
     base: BaseModel
     loras: tuple[LoraUse, ...] = field(default=())
+    controls: tuple[ControlUse, ...] = field(default=())
+    references: tuple[ReferenceUse, ...] = field(default=())
 
     def with_lora(self, use: LoraUse) -> PipelineSpec:
         return replace(self, loras=(*self.loras, use))
@@ -125,8 +132,19 @@ class PipelineSpec:
             raise ValueError(f"no LoRA named {name!r} is fused here; fused: {names}")
         return replace(self, loras=kept)
 
+    def with_control(self, use: ControlUse) -> PipelineSpec:
+        return replace(self, controls=(*self.controls, use))
+
+    def with_reference(self, use: ReferenceUse) -> PipelineSpec:
+        return replace(self, references=(*self.references, use))
+
+    def unguided(self) -> PipelineSpec:
+        """Without ControlNets and IP-Adapters: the weights alone."""
+        return replace(self, controls=(), references=())
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The weights, ready for JSON: `base` and `loras`, nothing that steers a drawing."""
+        return {"base": asdict(self.base), "loras": [asdict(use) for use in self.loras]}
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> PipelineSpec:

@@ -44,9 +44,10 @@ class TrainingJob:
         if not self.samples:
             raise ValueError("there are no pictures to learn from; give at least one")
         method = method_named(self.method)
+        spec = self.spec.unguided()  # ControlNets and IP-Adapters steer drawings, not learning
         if method.fuses_loras:  # what is fused is part of what learns
-            fused = tuple(replace(use, mode="fuse") for use in self.spec.loras)
-            object.__setattr__(self, "spec", replace(self.spec, loras=fused))
+            spec = replace(spec, loras=tuple(replace(use, mode="fuse") for use in spec.loras))
+        object.__setattr__(self, "spec", spec)
         expected = method.settings_type
         if type(self.method_settings) is not expected:
             raise ValueError(

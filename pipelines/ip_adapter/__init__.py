@@ -1,0 +1,1 @@
+"""IP-Adapters: pictures that a drawing takes after."""
