@@ -18,3 +18,12 @@ ClassImages = io.Custom("LIKENESS_CLASS_IMAGES")
 
 Settings = io.Custom("LIKENESS_TRAINING_SETTINGS")
 """A `trainers.settings.ExpertSettings`."""
+
+ControlNet = io.Custom("LIKENESS_CONTROLNET")
+"""A `pipelines.guidance.ControlNet`."""
+
+IPAdapter = io.Custom("LIKENESS_IP_ADAPTER")
+"""A `pipelines.guidance.IPAdapter`."""
+
+ImageEmbeddings = io.Custom("LIKENESS_IMAGE_EMBEDDINGS")
+"""A `pipelines.guidance.ImageEmbeddings`."""

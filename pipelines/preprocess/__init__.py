@@ -1,0 +1,1 @@
+"""Control pictures from pictures: edges, lines, depth, normals, poses, segments."""
