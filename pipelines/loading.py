@@ -53,6 +53,8 @@ class LivePipeline:
     kept: Kept | None = field(default=None)
     fused: FusedWeights | None = field(default=None)
     """Weights with LoRAs in them, for the next use."""
+    at_rest: set[str] = field(default_factory=set)
+    """Components whose weights are elsewhere while something trains."""
 
     def component(self, attribute: str) -> torch.nn.Module:
         return getattr(self.pipeline, attribute)

@@ -19,7 +19,11 @@ from likeness.trainers.machine import resting
 from likeness.trainers.machine.attention import attention
 from likeness.trainers.machine.estimate import duration, estimate, gigabytes
 from likeness.trainers.machine.precision import fast_bfloat16, training_mode
-from likeness.trainers.machine.resting import Resting, idle_parts
+from likeness.trainers.machine.resting import (
+    IDLE_AFTER_PICTURES,
+    Resting,
+    idle_after_captions,
+)
 from likeness.trainers.machine.ways import (
     Way,
     fastest,
@@ -199,16 +203,22 @@ def test_what_no_step_needs_rests_and_draws_as_before(pipelines, tiny_base, tmp_
     for base in (tiny_base, replace(tiny_base, dtype="bfloat16")):
         before = generate(pipelines, PipelineSpec(base), sampling)[0].tobytes()
         with pipelines.open(base) as live:
-            assert idle_parts(live, trains_text=False) == ("text_encoder", "vae")
-            assert idle_parts(live, trains_text=True) == ("vae",)
+            idle = idle_after_captions(live, trains_text=False)
+            assert idle == ("text_encoder",)
+            assert idle_after_captions(live, trains_text=True) == ()
             converted = not is_mapped(live.component("vae").decoder.conv_norm_out.weight.data)
-            with Resting(live, ("text_encoder", "vae"), tmp_path) as rest:
+            with Resting(live, tmp_path) as rest:
+                rest.send(idle)
+                assert live.component("vae").decoder.conv_norm_out.weight.numel()
+                rest.send(IDLE_AFTER_PICTURES)
+                assert live.at_rest == {"text_encoder", "vae"}
                 assert (
                     live.component("vae").decoder.conv_norm_out.weight.numel() == 0
                 ) == converted
                 with rest.awake():
                     assert generate(pipelines, PipelineSpec(base), sampling)[0].tobytes() == before
                 assert not list(tmp_path.iterdir()), "the file has no name"
+            assert not live.at_rest
         assert generate(pipelines, PipelineSpec(base), sampling)[0].tobytes() == before
     assert converted, "the second was"
 
@@ -218,12 +228,13 @@ def test_a_full_disk_lets_them_stay(pipelines, tiny_base, tmp_path, monkeypatch)
     (tmp_path / "cache").write_text("a file where a folder should be")
     with (
         pipelines.open(replace(tiny_base, dtype="bfloat16")) as live,
-        Resting(live, ("vae",), tmp_path / "cache"),
+        Resting(live, tmp_path / "cache") as rest,
     ):
+        rest.send(("vae",))
         assert live.component("vae").decoder.conv_norm_out.weight.numel()
 
 
-def test_the_estimate_counts_what_is_there(pipelines, tiny_base):
+def test_the_estimate_counts_what_is_there(pipelines, tiny_base, tmp_path):
     settings = TrainingSettings(steps=1, ema_decay=0.9)
     with pipelines.open(tiny_base) as live, training_mode():
         method = LoraMethod(LoraSettings(rank=2, train_text_encoder="off"))
@@ -236,6 +247,10 @@ def test_the_estimate_counts_what_is_there(pipelines, tiny_base):
         assert (found.learned, found.gradients) == (learned, learned)
         assert (found.optimizer, found.average) == (2 * learned, learned)
         assert found.weights == live.size_bytes
+        with Resting(live, tmp_path) as rest:
+            rest.send(["vae"])
+            vae = sum(weight.nbytes for weight in live.component("vae").parameters())
+            assert estimate(live, groups, settings).weights == live.size_bytes - vae
     assert found.total == live.size_bytes + 5 * learned
     assert "model" in str(found)
 

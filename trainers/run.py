@@ -22,10 +22,10 @@ from .job import TrainingJob
 from .loop import Outcome, Training, learn, probe
 from .machine.control import Control
 from .machine.precision import training_mode
-from .machine.resting import Resting, idle_parts
+from .machine.resting import IDLE_AFTER_PICTURES, Resting, idle_after_captions
 from .machine.team import Team, join_team
 from .methods import Method, method_named
-from .objectives import objective_for
+from .objectives import Objective, objective_for
 from .objectives.validation import Validation
 from .previews import draw_previews, keep_previews
 from .report import Attentive, Log, Muted, QuietReport, Report, nothing_learned
@@ -128,8 +128,7 @@ class Run:
         self.settings = filled_in(job.training, self.defaults, self.method, len(job.samples))
         self.size = training_size(live, job.training.resolution)
         self.prior: tuple[Sample, ...] = ()
-        idle = idle_parts(live, trains_text=self.method.trains_text(self.defaults))
-        self.resting = Resting(live, idle, folder.root / "cache")
+        self.resting = Resting(live, folder.root / "cache")
 
     def train(self) -> None:
         """Leave a result in the folder, whatever ends it, unless nothing was learned."""
@@ -138,8 +137,15 @@ class Run:
         self._tell()
         objective = objective_for(self.live, self.settings)  # first: it may refuse a setting
         self.prior = self._class_samples()
+        with self.resting:
+            self._train(objective)
+
+    def _train(self, objective: Objective) -> None:
+        trains_text = self.method.trains_text(self.defaults)
         denoising = Denoising(self.live, objective, self._captions())
+        self.resting.send(idle_after_captions(self.live, trains_text=trains_text))
         batches = self._batches(denoising)
+        self.resting.send(IDLE_AFTER_PICTURES)
         checkpoints = Checkpoints(self.folder.checkpoints, self.folder.fingerprint)
         try:
             groups = self.method.attach(self.live, self.settings.seed)
@@ -160,10 +166,9 @@ class Run:
                 draw_samples=self._draw_samples,
             )
             tell_estimate(training, self.live)
-            with self.resting:
-                fit = find_fit(training, self.live, self.folder, lambda: probe(training))
-                with fit.applied(self.live):
-                    self._learn(training)
+            fit = find_fit(training, self.live, self.folder, lambda: probe(training))
+            with fit.applied(self.live):
+                self._learn(training)
         finally:
             self.method.detach()
             if self.tracker is not None:

@@ -51,14 +51,15 @@ class Estimate:
 def estimate(
     live: LivePipeline, groups: Iterable[ParameterGroup], settings: TrainingSettings
 ) -> Estimate:
-    """From shapes alone, once a method is attached."""
+    """From shapes alone, once a method is attached. What rests (`live.at_rest`) does not count."""
     weights = [weight for group in groups for weight in group.parameters]
     learned = sum(map(_bytes, weights))
     count = sum(weight.numel() for weight in weights)
     mine = {weight.data_ptr() for weight in weights}
     frozen = {
         weight.data_ptr(): _bytes(weight)
-        for module in live.modules
+        for name, module in live.pipeline.components.items()
+        if hasattr(module, "parameters") and name not in live.at_rest
         for weight in module.parameters()
         if weight.data_ptr() not in mine
     }

@@ -22,24 +22,32 @@ WORTH_PUTTING_ASIDE = 64 << 20
 
 
 class Resting:
-    """The components named `parts`, which rest within `with` and can be woken in between.
+    """Components that rest until `with` ends, and can be woken in between.
 
     On the CPU, weights that lie in their file are forgotten until they are used again; others,
     which were converted when they were loaded, wait in a temporary file in `folder`.
     """
 
-    def __init__(self, live: LivePipeline, parts: Sequence[str], folder: Path) -> None:
+    def __init__(self, live: LivePipeline, folder: Path) -> None:
         self._live = live
-        self._modules = [live.component(part) for part in parts if live.component(part) is not None]
         self._folder = folder
-        self._waiting: Any = None
+        self._parts: list[_Part] = []
 
     def __enter__(self) -> Resting:
-        self._send_to_rest()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._wake()
+        self._live.at_rest.difference_update(name for part in self._parts for name in part.names)
+        self._parts.clear()
+
+    def send(self, components: Sequence[str]) -> None:
+        """These components rest from now on; those that the pipeline lacks are passed over."""
+        there = [name for name in components if self._live.component(name) is not None]
+        part = _Part(self._live, there, self._folder)
+        self._parts.append(part)
+        self._live.at_rest.update(there)
+        self._rest([part])
 
     @contextmanager
     def awake(self) -> Iterator[None]:
@@ -48,27 +56,44 @@ class Resting:
         try:
             yield
         finally:
-            self._send_to_rest()
+            self._rest(self._parts)
 
-    def _send_to_rest(self) -> None:
+    def _wake(self) -> None:
+        for part in self._parts:
+            part.wake()
+
+    def _rest(self, parts: Sequence[_Part]) -> None:
         from diffusers.training_utils import free_memory
 
-        if not self._modules:
-            return
-        if self._live.device == "cpu":
+        for part in parts:
+            part.rest()
+        free_memory()
+        _give_back()
+
+
+class _Part:
+    """Components that are sent to rest together."""
+
+    def __init__(self, live: LivePipeline, names: list[str], folder: Path) -> None:
+        self.names = names
+        self._device = live.device
+        self._modules = [live.component(name) for name in names]
+        self._folder = folder
+        self._waiting: Any = None
+
+    def rest(self) -> None:
+        if self._device == "cpu":
             self._put_aside()
         else:
             for module in self._modules:
                 module.to("cpu")
-        free_memory()
-        _give_back()
 
-    def _wake(self) -> None:
-        if self._live.device == "cpu":
+    def wake(self) -> None:
+        if self._device == "cpu":
             self._bring_back()
         else:
             for module in self._modules:
-                module.to(self._live.device)
+                module.to(self._device)
 
     @property
     def _weights(self) -> list[Tensor]:
@@ -142,10 +167,13 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def idle_parts(live: LivePipeline, *, trains_text: bool) -> tuple[str, ...]:
-    """What no step looks at once pictures (and captions) are encoded."""
-    text = () if trains_text else tuple(part.attribute for part in live.family.text_encoders)
-    others = {"vae", "text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder"}
-    there = {name for name in others if getattr(live.pipeline, name, None) is not None}
-    learning = {part.attribute for part in live.family.text_encoders} if trains_text else set()
-    return tuple(sorted((there | set(text)) - learning))
+def idle_after_captions(live: LivePipeline, *, trains_text: bool) -> tuple[str, ...]:
+    """What nothing looks at any more once captions are encoded."""
+    known = {"text_encoder", "text_encoder_2", "text_encoder_3", "image_encoder"}
+    ours = {part.attribute for part in live.family.text_encoders}
+    there = {name for name in known | ours if getattr(live.pipeline, name, None) is not None}
+    return tuple(sorted(there - ours if trains_text else there))
+
+
+IDLE_AFTER_PICTURES = ("vae",)
+"""And once pictures are."""
