@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ...families import PictureSize
@@ -38,6 +39,7 @@ class View:
         return PictureSize(self.original, (left, top), self.target)
 
 
+@lru_cache(maxsize=4096)  # pictures of the same size share theirs
 def views_of(
     picture: Size, target: Size, *, crop: str = "center", flip: bool = False
 ) -> tuple[View, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +16,8 @@ from ...pipelines.images import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_PACKED = struct.Struct("<IIQBBB32s")
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -33,6 +36,16 @@ class Look:
     gradient: int
     colour: tuple[int, int, int]
 
+    def packed(self) -> bytes:
+        """As few bytes as it takes, for keeping many."""
+        return _PACKED.pack(*self.size, self.gradient, *self.colour, bytes.fromhex(self.digest))
+
+    @staticmethod
+    def unpacked(packed: bytes) -> Look:
+        """The inverse of `packed`."""
+        width, height, gradient, red, green, blue, digest = _PACKED.unpack(packed)
+        return Look((width, height), digest.hex(), gradient, (red, green, blue))
+
 
 def look_at(path: Path) -> Look:
     """The picture in a file, read again only when the file has changed.
@@ -44,12 +57,19 @@ def look_at(path: Path) -> Look:
         stat = path.stat()
     except OSError as error:
         raise ValueError(f"the picture {path} cannot be read ({error}); put it back") from error
-    return _look(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    version = f"{path}\0{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+    key = hashlib.blake2b(version.encode(), digest_size=16).digest()
+    packed = _known.get(key)
+    if packed is None:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        packed = _known[key] = look_of(open_image(path)).packed()
+    return Look.unpacked(packed)
 
 
-@lru_cache(maxsize=1 << 17)  # some hundred bytes each
-def _look(path: str, *version: int) -> Look:
-    return look_of(open_image(path))
+_known: dict[bytes, bytes] = {}
+"""File and version → `Look.packed`: there may be many thousand."""
+_MOST_KNOWN = 1 << 17
 
 
 def look_of(image: Image) -> Look:
@@ -73,7 +93,18 @@ def at_once(
     work: Callable[[Item], Found], items: Iterable[Item], threads: int = 0
 ) -> Iterator[Found]:
     """`work` on every item, in order, on a few threads: reading pictures is not Python's work.
-    `threads` 0: one for each core.
+    `threads` 0: one for each core. A few items are ahead at a time, however many there are.
     """
-    with ThreadPoolExecutor(max_workers=threads or min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(work, items)
+    count = threads or min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(max_workers=count) as pool:
+        ahead: deque[Future[Found]] = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > 4 * count:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for left in ahead:
+                left.cancel()

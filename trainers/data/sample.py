@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,8 +38,13 @@ class Content(NamedTuple):
     @staticmethod
     def of(facts: dict[str, Any]) -> Content:
         """The inverse of `_asdict`, also after a trip through JSON."""
-        width, height = facts["size"]
-        return Content(facts["picture"], facts["mask"], (width, height))
+        return Content(facts["picture"], facts["mask"], _size(*facts["size"]))
+
+
+@lru_cache(maxsize=4096)
+def _size(width: int, height: int) -> tuple[int, int]:
+    """One tuple for all pictures of a size: there may be many thousand."""
+    return width, height
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,11 +43,12 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Shard:
-    """One file. `layout`: name → (dtype, shape of one entry, offset of the first, bytes of one)."""
+    """One file. `layout`: name → (dtype, shape of one entry, offset of the first, bytes of one).
+
+    Its keys and checksums are not kept: there may be as many as there are pictures.
+    """
 
     path: Path
-    keys: tuple[str, ...]
-    sums: tuple[int, ...]
     layout: Mapping[str, tuple[torch.dtype, tuple[int, ...], int, int]]
 
     def read(self, row: int) -> dict[str, Tensor]:
@@ -74,10 +75,10 @@ class Shard:
             ) from error
         return record
 
-    def is_whole(self, row: int) -> bool:
-        """Whether the entry's bytes are those that were written."""
+    def is_whole(self, row: int, expected: int) -> bool:
+        """Whether the entry's bytes have this checksum."""
         try:
-            return _sum(self.read(row)) == self.sums[row]
+            return _sum(self.read(row)) == expected
         except ValueError:
             return False
 
@@ -89,12 +90,13 @@ def find(folder: Path, keys: Iterable[str]) -> dict[str, tuple[Shard, int]]:
     wanted = set(keys)
     found: dict[str, tuple[Shard, int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        shard = _opened(path)
-        if shard is None:
+        opened = _opened(path)
+        if opened is None:
             path.unlink(missing_ok=True)
             continue
-        for row, key in enumerate(shard.keys):
-            if key in wanted and key not in found and shard.is_whole(row):
+        shard, entries = opened
+        for row, (key, expected) in enumerate(entries):
+            if key in wanted and key not in found and shard.is_whole(row, expected):
                 found[key] = (shard, row)
     return found
 
@@ -146,15 +148,15 @@ class ShardWriter:
             save_file(tensors, temporary, metadata=metadata)
 
 
-def _opened(path: Path) -> Shard | None:
-    """The file's head; None if it is not what it should be."""
+def _opened(path: Path) -> tuple[Shard, list[tuple[str, int]]] | None:
+    """The file, and key and checksum of each entry; None if it is not what it should be."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:  # checks that nothing is cut off
             metadata: dict[str, str] = file.metadata() or {}
         keys, sums = json.loads(metadata["keys"]), json.loads(metadata["sums"])
-        return Shard(path, tuple(keys), tuple(sums), _layout(path, len(keys)))
+        return Shard(path, _layout(path, len(keys))), list(zip(keys, sums, strict=True))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, ZeroDivisionError):
         return None
 
