@@ -31,7 +31,7 @@ def samples(tmp_path):
     save(place / "anim.gif")
     files = read_folder(place, "sks", masks="files", repeats=2).samples
     save(place / "cut.png", (0, 255, 0, 40), mode="RGBA")
-    cut = Sample("cut", "cut out", path=place / "cut.png", mask=place / "cut.png")
+    cut = Sample("cut", "cut out", file=str(place / "cut.png"), mask=place / "cut.png")
     mask = Image.new("L", (24, 16), 200)
     memory = samples_from_images([Image.new("RGB", (24, 16), "gray")], "gray", [mask])
     encoded = EncodedPicture({"latents": torch.rand(4, 2, 3), "embeddings": torch.rand(5, 6)})

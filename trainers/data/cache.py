@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +27,24 @@ Tell = Callable[[int, int], None]
 
 
 class Records:
-    """Entries by number, wherever they lie."""
+    """Entries by number, in memory or, two numbers for each, in files."""
 
-    def __init__(self, places: Sequence[Record | tuple[Shard, int]]) -> None:
-        self._places = places
+    def __init__(self, places: Sequence[Record] | Sequence[tuple[Shard, int]]) -> None:
+        self._held = [place for place in places if not isinstance(place, tuple)]
+        filed = [place for place in places if isinstance(place, tuple)]
+        assert not (self._held and filed), "all lie in memory, or all in files"
+        self._shards = list({id(shard): shard for shard, _ in filed}.values())
+        number = {id(shard): index for index, shard in enumerate(self._shards)}
+        self._shard = array("L", [number[id(shard)] for shard, _ in filed])
+        self._row = array("L", [row for _, row in filed])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._held) + len(self._row)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        place = self._places[number]
-        return place[0].read(place[1]) if isinstance(place, tuple) else dict(place)
+        if self._held:
+            return dict(self._held[number])
+        return self._shards[self._shard[number]].read(self._row[number])
 
 
 @dataclass

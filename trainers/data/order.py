@@ -4,8 +4,9 @@ random order each time, and only pictures of one size together.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..seeds import generator_for
 
@@ -26,15 +27,17 @@ class Order:
         self, groups: Sequence[Sequence[int]], batch_size: int, seed: int, what: str
     ) -> None:
         assert all(groups), "a size without pictures is no group"
-        self._groups = [list(group) for group in groups]
+        self._groups = [array("L", group) for group in groups]
         self._batch_size, self._seed, self._what = batch_size, seed, what
-        self._epochs: dict[int, list[tuple[int, int]]] = {}
+        self._epochs: dict[int, tuple[array[int], array[int]]] = {}
         self._passes: dict[tuple[int, int], Tensor] = {}
 
     def batch(self, position: int) -> tuple[int, list[int]]:
         """(which group, which pictures) of a batch."""
         epoch = self._epoch_of(position)
-        group, turn = self._plan(epoch)[position - self._batches_before(epoch)]
+        groups, turns = self._plan(epoch)
+        place = position - self._batches_before(epoch)
+        group, turn = groups[place], turns[place]
         numbers = self._groups[group]
         chosen = []
         for item in range(turn * self._batch_size, (turn + 1) * self._batch_size):
@@ -64,26 +67,23 @@ class Order:
                 high = middle
         return low
 
-    def _plan(self, epoch: int) -> list[tuple[int, int]]:
-        """(group, number of its batch) of every batch of an epoch. The current one is kept."""
+    def _plan(self, epoch: int) -> tuple[array[int], array[int]]:
+        """Group and number of its batch, of every batch of an epoch. The current one is kept."""
         if epoch not in self._epochs:
-            turns = [
-                (group, turn)
-                for group in range(len(self._groups))
-                for turn in range(
-                    self._turns_before(group, epoch), self._turns_before(group, epoch + 1)
-                )
-            ]
+            first = [self._turns_before(group, epoch) for group in range(len(self._groups))]
+            after = [self._turns_before(group, epoch + 1) for group in range(len(self._groups))]
+            groups = array("L")
+            for group, (begin, end) in enumerate(zip(first, after, strict=True)):
+                groups.extend([group] * (end - begin))
             if len(self._groups) > 1:
                 # A group's batches stay in their order, only the groups are mixed.
-                drawn = self._drawn(len(turns), "sizes", epoch)
-                mixed = [turns[int(place)][0] for place in drawn]
-                left: dict[int, Any] = {
-                    group: iter([turn for other, turn in turns if other == group])
-                    for group in range(len(self._groups))
-                }
-                turns = [(group, next(left[group])) for group in mixed]
-            self._epochs = {epoch: turns}
+                drawn = self._drawn(len(groups), "sizes", epoch)
+                groups = array("L", [groups[int(place)] for place in drawn])
+            turns = array("L")
+            for group in groups:
+                turns.append(first[group])
+                first[group] += 1
+            self._epochs = {epoch: (groups, turns)}
         return self._epochs[epoch]
 
     def _pass(self, group: int, number: int) -> Tensor:

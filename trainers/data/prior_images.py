@@ -53,7 +53,7 @@ def class_samples(
     _make_missing(pipelines, spec, prior, folder, size, on_image)
     files = [_file(folder, index) for index in range(prior.count)]
     return tuple(
-        Sample(file.stem, prior.class_prompt, path=file, weight=prior.weight) for file in files
+        Sample(file.stem, prior.class_prompt, file=str(file), weight=prior.weight) for file in files
     )
 
 

@@ -158,7 +158,7 @@ def _sample(entry: Entry, look: Look, caption: str, masks: str, repeats: int) ->
     return Sample(
         entry.name,
         caption,
-        path=path,
+        file=str(path) if path else None,
         packed=packed,
         mask=mask,
         repeats=entry.repeats * repeats,

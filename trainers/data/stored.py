@@ -89,7 +89,7 @@ def _stored(folder: Path, entry: dict[str, Any]) -> Sample:
     return Sample(
         entry["name"],
         entry["caption"],
-        path=path if encoded is None else None,
+        file=str(path) if encoded is None else None,
         mask=mask,
         repeats=entry["repeats"],
         encoded=encoded,
