@@ -25,6 +25,8 @@ _BUNDLED_MODELS: Mapping[str, Mapping[str, Path]] = {
 _BUNDLED_IMAGES: Mapping[str, Path] = {
     "tiny/subject": TINY / "subject",
     "tiny/subject_held_out": TINY / "subject_held_out",
+    "tiny/pose": TINY / "pose",
+    "tiny/style": TINY / "style",
 }
 
 MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl"})

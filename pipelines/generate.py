@@ -135,7 +135,7 @@ def generate(
         if "width" in _parameters(pipeline):
             arguments |= {"width": width, "height": height}
         with (
-            applied(live, (*spec.loras, *reference_loras(spec.references))),
+            applied(live, (*spec.loras, *reference_loras(live, spec.references))),
             referenced(pipelines, live, spec.references, size, sampling.guidance) as references,
         ):
             arguments |= references.arguments(pipeline)
@@ -152,9 +152,11 @@ def generate(
             def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
                 if on_preview is not None and previews is not None:
                     on_preview(previews.picture(tensors["latents"]))
+                # T2I-Adapter's pipelines do not say it themselves.
+                total = getattr(pipeline, "num_timesteps", 0) or len(scheduler.timesteps)
                 if on_step is not None:
-                    on_step(step + 1, pipeline.num_timesteps)
-                references.before_step(step + 1, pipeline.num_timesteps)
+                    on_step(step + 1, total)
+                references.before_step(step + 1, total)
                 return tensors
 
             try:

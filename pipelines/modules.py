@@ -49,6 +49,25 @@ def build(
     return module.eval().requires_grad_(False)
 
 
+def build_from(
+    kind: tuple[str, str],
+    config: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    where: str,
+    dtype: torch.dtype,
+) -> torch.nn.Module:
+    """As `build`, from tensors that have the module's names already. `where` they come from, for
+    messages.
+
+    Raises:
+        ValueError: the tensors do not fit; counts them and names some.
+    """
+    module = _empty(kind, config, dtype)
+    _set_types(module, dtype)
+    _fill(module, dict(tensors), where)
+    return module.eval().requires_grad_(False)
+
+
 def library_class(kind: tuple[str, str]) -> Any:
     """The class behind a `model_index.json` entry.
 

@@ -115,7 +115,7 @@ class PickledTensors:
 
         self.path = path
         self.metadata: Mapping[str, str] = {}
-        content = _unpickle(path)
+        content = unpickle(path)
         if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
             content = content["state_dict"]
         if not isinstance(content, dict):
@@ -249,7 +249,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _unpickle(path: Path) -> Any:
+def unpickle(path: Path) -> Any:
+    """What a pickled file holds: tensors and plain containers of them, nothing that would run.
+
+    Raises:
+        ValueError: it holds more, or is damaged.
+    """
     import pickle
 
     import torch

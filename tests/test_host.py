@@ -24,6 +24,7 @@ BAD_NAMES = [
     "",
     ".",
 ]
+BUNDLED = ["tiny/pose", "tiny/style", "tiny/subject", "tiny/subject_held_out"]
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_links_between_models_are_followed_once(here, place):
 
 
 def test_image_folders(here, place):
-    assert here.image_folder_names() == ["dog", "dog/more", "tiny/subject", "tiny/subject_held_out"]
+    assert here.image_folder_names() == ["dog", "dog/more", *BUNDLED]
     assert here.image_folder("dog/more") == place / "input" / "dog" / "more"
     assert any(here.image_folder("tiny/subject").glob("*.png"))
     with pytest.raises(ValueError, match="file"):
@@ -164,7 +165,7 @@ def test_links_out_of_the_input_folder_are_refused(here, place):
 def test_missing_folders_are_just_empty(tmp_path):
     empty = StandaloneHost(tmp_path / "none", tmp_path / "nothing", tmp_path / "nowhere")
     assert empty.model_names("loras") == []
-    assert empty.image_folder_names() == ["tiny/subject", "tiny/subject_held_out"]
+    assert empty.image_folder_names() == BUNDLED
     assert not list(tmp_path.iterdir()), "looking must not make folders"
 
 
