@@ -177,7 +177,14 @@ def test_stop_and_keep_while_it_trains_also_after_a_reload(page, comfyui, tmp_pa
 
 def test_the_template_browser_lists_the_examples(page, comfyui):
     templates = comfyui.get("/api/workflow_templates")
-    for name in ("quickstart", "dreambooth", "prior_prediction", "image_to_image"):
+    for name in (
+        "quickstart",
+        "dreambooth",
+        "prior_prediction",
+        "image_to_image",
+        "control",
+        "pose_and_style",
+    ):
         assert name in templates["likeness"]
         assert (ROOT / "example_workflows" / f"{name}.jpg").is_file()
 

@@ -115,8 +115,18 @@ def subject_folders() -> dict[str, list[Image.Image]]:
     }
 
 
+POSE = Monster("blue", "tall", 2, "ears", "smile", None, None)
+
+
+def example_folders() -> dict[str, list[Image.Image]]:
+    """Folder name to the one picture that examples follow or take after."""
+    pose = Picture("monster", "blue", "plain", "white", "red", "big", look=POSE)
+    style = Picture("moon", "white", "night", "red", "red")
+    return {"pose": [paint(pose, random.Random(4))], "style": [paint(style, random.Random(2))]}
+
+
 if __name__ == "__main__":
-    for name, pictures in subject_folders().items():
+    for name, pictures in {**subject_folders(), **example_folders()}.items():
         folder = Path(__file__).parent / name
         folder.mkdir(exist_ok=True)
         for number, picture in enumerate(pictures, 1):

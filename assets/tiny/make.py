@@ -22,6 +22,9 @@ STAGES = {
     "measure": "how well prompts are followed",
     "teach": "the creature as a LoRA, and what that does to the class",
     "ship": "the diffusers folder, fp16",
+    "control": "a ControlNet that follows edges, beside a finished base",
+    "reference": "an IP-Adapter that takes after a picture, beside a finished base",
+    "ship_guides": "the ControlNet and the IP-Adapter, fp16",
 }
 
 
@@ -48,7 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--base",
         type=Path,
-        help="measure and teach: the base to look at instead of the one made here",
+        help="measure, teach, control, reference: this base instead of the one made here",
     )
     asked = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -62,6 +65,7 @@ def run(stage: str, asked: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    base = asked.base or asked.work / "shipped" / "base"
     length = {"minutes": asked.minutes} | ({"steps": asked.steps} if asked.steps else {})
     if stage == "pictures":
         from pictures import draw_all
@@ -94,15 +98,27 @@ def run(stage: str, asked: argparse.Namespace) -> None:
     elif stage == "measure":
         from measure import measure
 
-        measure(asked.work, asked.base or asked.work / "shipped" / "base")
+        measure(asked.work, base)
     elif stage == "teach":
         from teach import teach
 
-        teach(asked.work, asked.base or asked.work / "shipped" / "base")
+        teach(asked.work, base)
     elif stage == "ship":
         from ship import ship
 
         ship(asked.work)
+    elif stage == "control":
+        from control import train_control
+
+        train_control(asked.work, base, **length)
+    elif stage == "reference":
+        from reference import train_reference
+
+        train_reference(asked.work, base, **length)
+    elif stage == "ship_guides":
+        from ship_guides import ship_guides
+
+        ship_guides(asked.work)
 
 
 if __name__ == "__main__":

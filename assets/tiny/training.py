@@ -50,6 +50,7 @@ def train(
     decay: float = 0.01,
     warm_up: int = 100,
     averaging: float = 0.999,
+    checkpoint_every: int = CHECKPOINT_EVERY,
 ) -> nn.ModuleDict:
     """Trains what in `modules` requires a gradient and returns its moving average.
 
@@ -106,7 +107,7 @@ def train(
             with (work / f"{stage}.log").open("a") as log:
                 log.write(f"{step} {seconds:.0f}s loss {sum(recent) / len(recent):.5f}\n")
             recent.clear()
-        if step % CHECKPOINT_EVERY == 0:
+        if step % checkpoint_every == 0:
             save()
     save()
     return average.eval()
