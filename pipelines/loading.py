@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from ..families import Family
     from .lora.fused_weights import FusedWeights
 
-__all__ = ["LivePipeline", "Pipelines", "base_identity", "file_versions", "resolve_dtype"]
+__all__ = [
+    "LivePipeline",
+    "Pipelines",
+    "base_identity",
+    "file_versions",
+    "quiet_loading",
+    "resolve_dtype",
+]
 
 
 class Kept(Protocol):
@@ -272,7 +279,7 @@ def _load(base: BaseModel, device: str, comfyui: Path | None) -> LivePipeline:
     family = family_named(base.family)
     memory.check(base.memory, device)
     try:
-        with _quiet_loading():
+        with quiet_loading():
             pipeline = assemble(base, family, resolve_dtype(base.dtype, device), comfyui)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -287,7 +294,7 @@ def _load(base: BaseModel, device: str, comfyui: Path | None) -> LivePipeline:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Without the libraries' own progress bars, which would tear the host's apart."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..loading import _quiet_loading
+from ..loading import quiet_loading
 from ..setting import setting
 from . import controlnet_aux as aux
 from .detector import Detector, DetectorSettings, Weights, own_model, seed_setting
@@ -71,7 +71,7 @@ class SegmentationSettings(DetectorSettings):
 
 def _read(kind: Any, folder: Path, **options: Any) -> Any:
     try:
-        with _quiet_loading():
+        with quiet_loading():
             return kind.from_pretrained(folder, local_files_only=True, **options)
     except ValueError as error:  # told to the user as all that goes wrong with files
         raise TypeError(str(error)) from error

@@ -4,8 +4,8 @@ the method's own file.
 
 from __future__ import annotations
 
+from ...pipelines.setting import Setting, check, describe, from_dict, setting, to_dict
 from .prior import FOLDER, MADE, PREDICTION, PriorSettings
-from .setting import Setting, check, describe, from_dict, setting, to_dict
 from .training import EXPERT_GROUPS, ExpertSettings, TrainingSettings
 from .watch import WatchSettings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .setting import setting
+from ...pipelines.setting import setting
 
 OPTIMIZER_NAMES = ("adamw", "adamw 8-bit", "adafactor", "prodigy", "schedule-free adamw", "lion")
 PRODIGY, SCHEDULE_FREE, LION = OPTIMIZER_NAMES[3:]

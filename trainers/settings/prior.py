@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .setting import check, setting
+from ...pipelines.setting import check, setting
 
 MADE, FOLDER, PREDICTION = "made by the model", "a folder", "prediction"
 PRIOR_SOURCES = (MADE, FOLDER, PREDICTION)

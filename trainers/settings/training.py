@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...pipelines.setting import check, setting
 from .learning import PRODIGY, PRODIGY_LOWEST, SCHEDULE_FREE, Losses, Stepping
-from .setting import check, setting
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .setting import check, setting
+from ...pipelines.setting import check, setting
 
 PLACES = ("here", "in a process of its own")
 TRACKERS = ("none", "tensorboard", "wandb")
