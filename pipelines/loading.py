@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from . import memory
 from .model_files import base_identity, file_versions
+from .quiet import quiet_loading
 from .remembered import Remembered
 from .spec import BaseModel
 
@@ -31,7 +32,6 @@ __all__ = [
     "Pipelines",
     "base_identity",
     "file_versions",
-    "quiet_loading",
     "resolve_dtype",
 ]
 
@@ -291,26 +291,6 @@ def _load(base: BaseModel, device: str, comfyui: Path | None) -> LivePipeline:
     modules = [part for part in pipeline.components.values() if hasattr(part, "parameters")]
     size = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
     return LivePipeline(base, family, pipeline, device, size)
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Without the libraries' own progress bars, which would tear the host's apart."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    switches = [
-        module
-        for module in (diffusers_logging, transformers_logging)
-        if module.is_progress_bar_enabled()
-    ]
-    for module in switches:
-        module.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for module in switches:
-            module.enable_progress_bar()
 
 
 def _half_of_memory(device: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..loading import quiet_loading
+from ..quiet import quiet_loading
 from ..setting import setting
 from . import controlnet_aux as aux
 from .detector import Detector, DetectorSettings, Weights, own_model, seed_setting
