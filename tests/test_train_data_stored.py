@@ -39,7 +39,7 @@ def samples(tmp_path):
 
 
 def test_stored_samples_are_the_same_again(samples, tmp_path):
-    entries = store_samples(tmp_path / "images", samples)
+    entries = list(store_samples(tmp_path / "images", samples))
     again = stored_samples(tmp_path / "images", entries)
     assert [s.digest for s in again] == [s.digest for s in samples]
     fresh = [replace(s, content=None) for s in again]
@@ -56,7 +56,7 @@ def test_stored_samples_are_the_same_again(samples, tmp_path):
 
 
 def test_files_keep_their_bytes_and_are_copies(samples, tmp_path):
-    entries = store_samples(tmp_path / "images", samples)
+    entries = list(store_samples(tmp_path / "images", samples))
     names = [entry["file"] for entry in entries]
     assert names == ["0001.gif", "0002.jpg", "0003.png", "0004.png", "0005.safetensors"]
     for sample, name in zip(samples[:3], names, strict=False):
@@ -89,7 +89,7 @@ def test_the_digest_covers_caption_mask_and_repeats(samples):
 @pytest.mark.parametrize("file", ["0001.gif", "0002-mask.png", "0005.safetensors"])
 @pytest.mark.parametrize("what", ["gone", "changed"])
 def test_a_picture_that_changed_is_named(samples, tmp_path, file, what):
-    entries = store_samples(tmp_path / "images", samples)
+    entries = list(store_samples(tmp_path / "images", samples))
     path = tmp_path / "images" / file
     path.unlink() if what == "gone" else path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ValueError, match=rf"{file}.* {what}"):
@@ -98,7 +98,7 @@ def test_a_picture_that_changed_is_named(samples, tmp_path, file, what):
 
 def test_opening_a_run_decodes_no_picture(samples, tmp_path, monkeypatch):
     """However many pictures there are, each is only hashed."""
-    entries = store_samples(tmp_path / "images", samples)
+    entries = list(store_samples(tmp_path / "images", samples))
     digests = [sample.digest for sample in samples]
 
     def refuse(*args, **options):

@@ -124,7 +124,7 @@ def test_class_pictures_are_made_once_and_counted(tiny_base, pipelines, tmp_path
     more[3].path.unlink()
     again = ask(five)
     assert made == [(2, 2)]
-    fresh = [Sample(sample.name, sample.caption, file=sample.file).digest for sample in again]
+    fresh = [Sample(sample.name, sample.caption, file=str(sample.path)).digest for sample in again]
     assert fresh == [sample.digest for sample in more]
 
 

@@ -236,9 +236,12 @@ def plain_name(name: str) -> str:
 
 
 def _fill(folder: Path, name: str, job: TrainingJob, mark: str) -> None:
-    entries = store_samples(folder / "images", job.samples)
-    with atomic_write(folder / IMAGES) as temporary:
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries), "utf-8")
+    with (
+        atomic_write(folder / IMAGES) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as lines,
+    ):
+        for entry in store_samples(folder / "images", job.samples):
+            lines.write(json.dumps(entry) + "\n")
     facts = {
         "format": FORMAT,
         "name": name,

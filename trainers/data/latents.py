@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,10 +45,10 @@ class Pictures:
 
     samples: tuple[Sample, ...]
     views: tuple[tuple[View, ...], ...]
-    first: tuple[int, ...]
+    first: Sequence[int]
     records: Records
     masks: Records
-    first_mask: tuple[int, ...]
+    first_mask: Sequence[int]
 
     @property
     def targets(self) -> list[Size]:
@@ -131,7 +132,8 @@ def encode_pictures(
 
         keys = [_key(sample.mask_digest, view) for sample, view in flat_masks]
         masks = cache.collect("masks", {"factor": factor}, keys, make_mask, lambda *_: None)
-    return Pictures(tuple(samples), tuple(views), tuple(first), records, masks, tuple(first_mask))
+    numbers = (array("L", first), array("l", first_mask))  # small, where there are many
+    return Pictures(tuple(samples), tuple(views), numbers[0], records, masks, numbers[1])
 
 
 def _views(sample: Sample, target: Size, settings: TrainingSettings) -> tuple[View, ...]:

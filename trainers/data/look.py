@@ -68,8 +68,8 @@ def look_at(path: Path) -> Look:
 
 
 _known: dict[bytes, bytes] = {}
-"""File and version → `Look.packed`: there may be many thousand."""
-_MOST_KNOWN = 1 << 17
+"""File and version → `Look.packed`."""
+_MOST_KNOWN = 1 << 13  # more take minutes to learn from anyway, and memory
 
 
 def look_of(image: Image) -> Look:

@@ -57,8 +57,8 @@ class Sample:
     file: where that is opaque.
     `repeats`: how often it is looked at before every picture was looked at once.
     `weight`: what a class picture counts beside yours.
-    `content`: what is known already. There may be many thousand samples, so that nothing else is
-    kept in them, and a file as a string: a `Path` is several times as large.
+    `file`: below `folder`, if that is given. `content`: what is known already. There may be many
+    thousand samples, so that nothing else is kept in them, and no `Path`, which is large.
     """
 
     name: str
@@ -71,11 +71,12 @@ class Sample:
     packed: PackedPicture | None = field(default=None, repr=False)
     encoded: EncodedPicture | None = field(default=None, repr=False, compare=False)
     content: Content | None = field(default=None, repr=False, compare=False)
+    folder: str = ""
 
     @property
     def path(self) -> Path | None:
         """The picture's file."""
-        return Path(self.file) if self.file is not None else None
+        return Path(self.folder, self.file) if self.file is not None else None
 
     def open(self, at_least: int = 0) -> Image:
         """The picture, RGB and upright. `at_least`: see `open_image`.
@@ -121,7 +122,7 @@ class Sample:
             return self.content.picture
         if self.encoded is not None:
             return self.encoded.digest
-        return look_at(Path(self.file)).digest if self.file else look_of(self.open()).digest
+        return look_at(self.path).digest if self.path else look_of(self.open()).digest
 
     @property
     def mask_digest(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from ...pipelines.images import MIN_SIDE, open_alpha
@@ -158,7 +159,8 @@ def _sample(entry: Entry, look: Look, caption: str, masks: str, repeats: int) ->
     return Sample(
         entry.name,
         caption,
-        file=str(path) if path else None,
+        file=path.name if path else None,
+        folder=intern(str(path.parent)) if path else "",
         packed=packed,
         mask=mask,
         repeats=entry.repeats * repeats,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from ...pipelines.images import is_image_file
@@ -15,16 +16,16 @@ from .look import at_once
 from .sample import Content, Sample
 
 
-def store_samples(folder: Path, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Write every picture into a new `folder` → one JSON-ready entry for each. A picture that comes
-    from a file is stored as that file, any other as PNG.
+def store_samples(folder: Path, samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
+    """Write every picture into a new `folder`, and tell one JSON-ready entry for each. A picture
+    that comes from a file is stored as that file, any other as PNG. All are on the disk when the
+    last entry was taken.
     """
     folder.mkdir()
-    numbered = list(enumerate(samples, start=1))
-    entries = list(at_once(lambda pair: _store(folder, f"{pair[0]:04d}", pair[1]), numbered))
-    for _ in at_once(_flush_to_disk, list(folder.iterdir()), threads=16):
+    numbered = enumerate(samples, start=1)
+    yield from at_once(lambda pair: _store(folder, f"{pair[0]:04d}", pair[1]), numbered)
+    for _ in at_once(_flush_to_disk, folder.iterdir(), threads=16):
         pass
-    return entries
 
 
 def stored_samples(folder: Path, entries: Iterable[dict[str, Any]]) -> tuple[Sample, ...]:
@@ -89,7 +90,8 @@ def _stored(folder: Path, entry: dict[str, Any]) -> Sample:
     return Sample(
         entry["name"],
         entry["caption"],
-        file=str(path) if encoded is None else None,
+        file=entry["file"] if encoded is None else None,
+        folder=intern(str(folder)),
         mask=mask,
         repeats=entry["repeats"],
         encoded=encoded,
