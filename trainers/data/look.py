@@ -69,7 +69,7 @@ def look_at(path: Path) -> Look:
 
 _known: dict[bytes, bytes] = {}
 """File and version → `Look.packed`."""
-_MOST_KNOWN = 1 << 13  # more take minutes to learn from anyway, and memory
+_MOST_KNOWN = 1 << 12  # more take minutes to learn from anyway, and memory
 
 
 def look_of(image: Image) -> Look:

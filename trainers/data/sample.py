@@ -27,18 +27,24 @@ if TYPE_CHECKING:
 
 
 class Content(NamedTuple):
-    """What is known of a picture without reading it again. `picture`, `mask`: digests. `size`:
-    width and height in pixels, (0, 0) of one that was encoded already.
+    """What is known of a picture without reading it again. `picture`, `mask`: the bytes of their
+    digests, none without a mask. `size`: width and height in pixels, (0, 0) of one that was encoded
+    already.
     """
 
-    picture: str
-    mask: str
+    picture: bytes
+    mask: bytes
     size: tuple[int, int]
 
     @staticmethod
     def of(facts: dict[str, Any]) -> Content:
-        """The inverse of `_asdict`, also after a trip through JSON."""
-        return Content(facts["picture"], facts["mask"], _size(*facts["size"]))
+        """The inverse of `facts`, also after a trip through JSON."""
+        digests = (bytes.fromhex(facts[name]) for name in ("picture", "mask"))
+        return Content(*digests, _size(*facts["size"]))
+
+    def facts(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"picture": self.picture.hex(), "mask": self.mask.hex(), "size": self.size}
 
 
 @lru_cache(maxsize=4096)
@@ -119,7 +125,7 @@ class Sample:
     def picture_digest(self) -> str:
         """SHA-256 of size and pixels: the same picture in another file format is the same."""
         if self.content is not None:
-            return self.content.picture
+            return self.content.picture.hex()
         if self.encoded is not None:
             return self.encoded.digest
         return look_at(self.path).digest if self.path else look_of(self.open()).digest
@@ -128,7 +134,7 @@ class Sample:
     def mask_digest(self) -> str:
         """SHA-256 of the mask, "" without one."""
         if self.content is not None:
-            return self.content.mask
+            return self.content.mask.hex()
         mask = self.open_mask()
         if mask is None:
             return ""
@@ -144,7 +150,8 @@ class Sample:
     def known(self) -> Content:
         """What `content` can hold."""
         size = (0, 0) if self.encoded is not None else self.size
-        return Content(self.picture_digest, self.mask_digest, size)
+        digests = (bytes.fromhex(text) for text in (self.picture_digest, self.mask_digest))
+        return Content(*digests, size)
 
     @property
     def lookup(self) -> str:

@@ -165,7 +165,7 @@ def _sample(entry: Entry, look: Look, caption: str, masks: str, repeats: int) ->
         mask=mask,
         repeats=entry.repeats * repeats,
         # a file may change, and is looked at again
-        content=None if path else Content(look.digest, "", look.size),
+        content=None if path else Content(bytes.fromhex(look.digest), b"", look.size),
     )
 
 

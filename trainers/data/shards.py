@@ -25,7 +25,7 @@ Record = Mapping[str, "Tensor"]
 """One entry: tensors by name."""
 
 SHARD_BYTES = 64 << 20
-SHARD_ENTRIES = 256
+SHARD_ENTRIES = 128
 SHARD_SECONDS = 60.0
 """A file is written when it is this large or this much time has passed: what a crash costs."""
 
@@ -141,6 +141,7 @@ class ShardWriter:
             return
         tensors = {name: torch.stack([record[name] for record in records]) for name in records[0]}
         sums = [_sum(record) for record in records]
+        records.clear()  # not twice in memory while it is written
         metadata = {"keys": json.dumps(keys), "sums": json.dumps(sums)}
         # Of a name of its own: an older file with some of these entries may be in use.
         mark = hashlib.sha256("\0".join((*keys, str(os.getpid()))).encode()).hexdigest()[:16]

@@ -49,7 +49,7 @@ def _store(folder: Path, name: str, sample: Sample) -> dict[str, Any]:
         "repeats": sample.repeats,
         "mask": mask,
         "mask_sha256": _sha256(folder / mask) if mask else "",
-        "content": sample.known()._asdict(),
+        "content": sample.known().facts(),
         "digest": sample.digest,
     }
 
