@@ -39,8 +39,8 @@ class Content(NamedTuple):
     @staticmethod
     def of(facts: dict[str, Any]) -> Content:
         """The inverse of `facts`, also after a trip through JSON."""
-        digests = (bytes.fromhex(facts[name]) for name in ("picture", "mask"))
-        return Content(*digests, _size(*facts["size"]))
+        picture, mask = bytes.fromhex(facts["picture"]), bytes.fromhex(facts["mask"])
+        return Content(picture, mask, _size(*facts["size"]))
 
     def facts(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -150,8 +150,8 @@ class Sample:
     def known(self) -> Content:
         """What `content` can hold."""
         size = (0, 0) if self.encoded is not None else self.size
-        digests = (bytes.fromhex(text) for text in (self.picture_digest, self.mask_digest))
-        return Content(*digests, size)
+        picture, mask = bytes.fromhex(self.picture_digest), bytes.fromhex(self.mask_digest)
+        return Content(picture, mask, size)
 
     @property
     def lookup(self) -> str:
