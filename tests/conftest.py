@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from .tiny_models import tiny_models  # noqa: F401 - a fixture for all
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several of them already use all cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What runs in the background of a shell, or under nohup, ignores these, and so would what it
+# starts; some tests send them.
+for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, usual)
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "assets" / "tiny" / "base"
