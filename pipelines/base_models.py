@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .hub import check_repository
 from .spec import BaseModel
 
-_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _PATIENCE = 20.0
 """Seconds for the hub to answer."""
 _SMALL = re.compile(r"[^/]+/[^/]+\.(json|txt|model)")
@@ -68,11 +68,7 @@ def hub_folder(
     Raises:
         ValueError: as `from_hub`; also when it is not in the cache and `download` is False.
     """
-    if not _REPOSITORY.fullmatch(repository):
-        raise ValueError(
-            f"{repository!r} is no repository of the hub; write owner/name, such as "
-            "'stabilityai/stable-diffusion-xl-base-1.0'"
-        )
+    check_repository(repository, "stabilityai/stable-diffusion-xl-base-1.0")
     cached = _cached(repository, revision)
     if cached is not None and _is_complete(cached, variant):
         return cached

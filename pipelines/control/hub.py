@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..hub import check_repository, not_fetched, offline
 from ..sources import best_weights, weight_files
 from ..tensor_file import PICKLED, SAFETENSORS
 
-_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _PATIENCE = 20.0
 """Seconds for the hub to answer."""
 _CONFIG = "config.json"
@@ -38,11 +37,7 @@ def hub_control(repository: str, file: str = "", download: bool = True) -> Path:
     if not download:
         raise ValueError(where)
     if is_offline_mode():
-        raise ValueError(
-            f"{where} and HF_HUB_OFFLINE is set; unset it, run once with a network: hf download "
-            f"{repository} {file}".rstrip()
-            + ", or choose a file on this machine"
-        )
+        raise ValueError(offline(where, f"{repository} {file}".rstrip()))
     return _told(where, lambda: _fetch(repository, file))
 
 
@@ -88,19 +83,11 @@ def _told(where: str, fetch: Callable[[], Path]) -> Path:
     except ValueError:
         raise
     except Exception as error:  # whatever network library the hub's own is built on raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(
-            f"{where} and cannot be fetched ({reason}); check both names and the network, log in "
-            "with 'hf auth login' if it asks for it, or choose a file on this machine"
-        ) from error
+        raise ValueError(not_fetched(where, error)) from error
 
 
 def _check(repository: str, file: str) -> None:
-    if not _REPOSITORY.fullmatch(repository):
-        raise ValueError(
-            f"{repository!r} is no repository of the hub; write owner/name, such as "
-            "'lllyasviel/control_v11p_sd15_canny'"
-        )
+    check_repository(repository, "lllyasviel/control_v11p_sd15_canny")
     path = PurePosixPath(file)
     if file and (path.is_absolute() or ".." in path.parts or not _models([file.lower()])):
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..lora.hub import hub_lora
+from ..hub import check_repository, hub_file
 from .files import SUFFIXES
 
 
@@ -16,9 +16,11 @@ def hub_adapter(repository: str, file: str, download: bool = True) -> Path:
     Raises:
         ValueError: a name that cannot be, no such file, or not in the cache and no network.
     """
-    if not file.strip().endswith(SUFFIXES):
+    repository, file = repository.strip(), file.strip()
+    check_repository(repository, "h94/IP-Adapter")
+    if not file.endswith(SUFFIXES) or file.startswith("/") or ".." in Path(file).parts:
         raise ValueError(
-            f"hub_file {file!r} names no IP-Adapter in {repository.strip()!r}; write its name as "
-            "the repository lists it, such as models/ip-adapter_sd15.safetensors"
+            f"hub_file {file!r} names no IP-Adapter in {repository!r}; write its name as the "
+            "repository lists it, such as models/ip-adapter_sd15.safetensors"
         )
-    return hub_lora(repository, file, download)
+    return hub_file(repository, file, download)

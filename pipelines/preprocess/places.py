@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from ..hub import is_repository
 from .detector import Detector, Places, Weights
 
-_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _MARKERS = ("config.json", "model_index.json")
 """One of them is in every folder that a library reads as a model."""
 _PATTERNS = ["*.json", "*.txt", "*.safetensors", "*.bin"]
@@ -51,7 +51,7 @@ def _found(detector: Detector, one: Weights, places: Places) -> Path:
     for path in _candidates(one, places):
         if path.is_file() if one.file else any((path / each).is_file() for each in _MARKERS):
             return path
-    if not _REPOSITORY.fullmatch(one.repository):
+    if not is_repository(one.repository):
         raise ValueError(
             f"{detector.title}: there is no model {one.repository!r} in {_listed(places)}; choose "
             "a folder there, or a repository of the hub (owner/name)"
