@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..families.family import IMAGE, INPAINT, TEXT
 from ..families.prompts import skipping_layers
-from .control.live import TITLES, Controls, controlled
-from .ip_adapter.live import reference_loras, referenced
 from .loading import LivePipeline, Pipelines
 from .lora import applied
 from .previews import Previews
@@ -25,6 +23,8 @@ from .spec import PipelineSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from .control.live import Controls
 
 MAX_SIDE = 8192
 MAX_SEED = 2**64 - 1
@@ -105,6 +105,9 @@ def generate(
             LoRA, picture or mask that cannot be used.
     """
     import torch
+
+    from .control.live import controlled
+    from .ip_adapter.live import reference_loras, referenced
 
     pictures = as_sources(image)
     masks = as_masks(mask, pictures)
@@ -239,6 +242,8 @@ def _pipeline(live: LivePipeline, task: str, controls: Controls) -> Any:
 
 
 def _cannot(live: LivePipeline, task: str, known: Sequence[str], control: str) -> str:
+    from .control.describe import TITLES
+
     asked = {
         TEXT: "draws nothing from words alone",
         IMAGE: "draws nothing from a picture alone",

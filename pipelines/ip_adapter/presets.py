@@ -12,12 +12,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..lora.blocks import Blocks, block_factors, parse_blocks
-
 if TYPE_CHECKING:
     import torch
 
     from ...families import Family
+    from ..lora.blocks import Blocks
 
 _PLACE = re.compile(r"((?:\w*_blocks|mid_block)(?:\.\w+)*)\s*=\s*([+-]?\d*\.?\d+)")
 PRESETS = ("all", "style only", "layout only", "style and layout")
@@ -60,6 +59,8 @@ def own_blocks(text: str) -> tuple[tuple[str, float], ...]:
     Raises:
         ValueError: an entry is not `name=number`, or stands there twice.
     """
+    from ..lora.blocks import parse_blocks
+
     places: dict[str, float] = {}
     rest = []
     for entry in re.split(r"[,;\n]", text):
@@ -83,6 +84,8 @@ def layer_factors(
     Raises:
         ValueError: this model has nothing of that name.
     """
+    from ..lora.blocks import block_factors
+
     places = {pattern: factor for pattern, factor in blocks if "block" in pattern}
     rest = block_factors([pair for pair in blocks if pair[0] not in places], family, root)
     for place in places:
