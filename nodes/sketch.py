@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from ..host import host, io
-from ..pipelines.sketch.fit import MIN_SIDE
-from ..pipelines.sketch.limits import MAX_SIDE
-from ..pipelines.sketch.picture import MAX_PEN, STYLES
+from ..pipelines.sketch.limits import MAX_LINE_WIDTH, MAX_SIDE, MIN_SIDE, STYLES
 
 MAX_SEED = 2**63 - 1  # servers read it as a signed number
 EXAMPLE = r"""\begin{tikzpicture}
@@ -61,7 +59,7 @@ class Sketch(io.ComfyNode):
                     "line_width",
                     default=3.0,
                     min=1.0,
-                    max=float(MAX_PEN),
+                    max=float(MAX_LINE_WIDTH),
                     step=0.5,
                     tooltip="Pixels that a line is wide at least. A wider line of the program "
                     "keeps its width.",

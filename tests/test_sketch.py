@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from likeness.pipelines.sketch.picture import STYLES, mask_tensor, segment_colour, sketch
+from likeness.pipelines.sketch.limits import STYLES
+from likeness.pipelines.sketch.picture import mask_tensor, segment_colour, sketch
 from likeness.pipelines.sketch.prompt import SYSTEM
 from PIL import ImageChops
 

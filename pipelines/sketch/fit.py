@@ -8,12 +8,10 @@ from itertools import pairwise
 
 from .affine import Point
 from .drawing import Box, Drawing, Outline, Shape, Subpath, box_of
-from .limits import MAX_MASK_PIXELS, MAX_PIXELS, MAX_SIDE
+from .limits import MAX_MASK_PIXELS, MAX_PIXELS, MAX_SIDE, MIN_SIDE
 
 MARGIN = 0.05
 """Of the shorter side, left free around a drawing that does not say what the picture shows."""
-MIN_SIDE = 8
-"""Of the picture, in pixels: one latent cell of Stable Diffusion."""
 FINEST = 4
 """Sub-pixels along each side of a pixel: 16 grey levels for a slanted edge."""
 MAX_CANVAS = 80_000_000

@@ -1,4 +1,4 @@
-"""How much a sketch may ask for, and the errors that say where it asked for too much.
+"""What can be asked of a sketch, and the errors that say where it asked for too much.
 
 Sketches come out of shared workflows and out of language models. A program within these bounds is
 read and drawn in about a second on a slow machine; programs that models write stay far below.
@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from .tokens import Token
 
+STYLES = ("scribble", "lines", "colour", "segments")
+"""White lines on black; black lines on white; as the program colours it; each object in one flat
+colour on black. In the first two, filled areas and strokes as wide as a limb hide what lies behind
+them and show their outlines.
+"""
+MAX_LINE_WIDTH = 200
+"""Pixels that the lines of the control picture may be wide at least."""
+MIN_SIDE = 8
+"""Of the picture, in pixels: one latent cell of Stable Diffusion."""
 MAX_CHARACTERS = 50_000
 """Of a program. GPT-4's sketches have 500 to 5,000."""
 MAX_DEPTH = 32

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .colours import RGB
 from .drawing import Box, Drawing, Shape, box_of
 from .fit import Fit, check_size, fineness, fit, inner_edges, visible
+from .limits import MAX_LINE_WIDTH, STYLES
 from .paint import Painter
 from .reader import read_sketch
 
@@ -17,19 +18,12 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-STYLES = ("scribble", "lines", "colour", "segments")
-"""White lines on black; black lines on white; as the program colours it; each object in one flat
-colour on black. In the first two, filled areas and strokes as wide as a limb hide what lies behind
-them and show their outlines.
-"""
 _GROUND: dict[str, int | RGB] = {
     "scribble": 0,
     "lines": 255,
     "colour": (255, 255, 255),
     "segments": (0, 0, 0),
 }
-MAX_PEN = 200
-"""Pixels that `line_width` may be."""
 _GOLDEN = 0.618033988749895
 """Hues one golden section apart are told apart however many there are."""
 
@@ -108,8 +102,8 @@ def sketch(
     check_size(width, height)
     if style not in STYLES:
         raise ValueError(f"the sketch style {style!r} is not known; use {', '.join(STYLES)}")
-    if not 1 <= line_width <= MAX_PEN:
-        raise ValueError(f"a line width of {line_width:g} pixels; use 1 to {MAX_PEN}")
+    if not 1 <= line_width <= MAX_LINE_WIDTH:
+        raise ValueError(f"a line width of {line_width:g} pixels; use 1 to {MAX_LINE_WIDTH}")
     drawing = read_sketch(program)
     if not drawing.phrases:
         drawing.phrases = [" ".join(scene.split())]
