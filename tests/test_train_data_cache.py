@@ -9,6 +9,7 @@ import torch
 from likeness.trainers.data import cache as cache_file
 from likeness.trainers.data import shards
 from likeness.trainers.data.cache import Cache
+from likeness.trainers.data.keys import KEY_BYTES, Keys
 from likeness.trainers.machine.team import Team
 from safetensors.torch import save_file
 
@@ -160,15 +161,37 @@ def test_two_processes_share_the_work_and_read_the_same(tmp_path):
     for rank in (0, 1):
         cache = Cache(tmp_path, "auto", Together(rank, 2))
         folder = cache_file._folder(tmp_path, "latents", "a model")
-        first = {key: number for number, key in enumerate(KEYS)}
-        missing = [key for key in KEYS if key not in shards.find(folder, KEYS)]
+        keys = Keys(KEYS)
         if rank == 0:
             with shards.ShardWriter(folder) as writer:
-                for key in missing[0::2]:
-                    writer.add(key, makers[0].make(first[key]))
+                for number in shards.find(folder, keys).missing[0::2]:
+                    writer.add(keys[number], makers[0].make(keys.first[number]))
         else:
             assert_right(cache.collect("latents", "a model", KEYS, makers[1].make, lambda *_: None))
     assert sorted([*makers[0].made, *makers[1].made]) == list(range(10)), "none was made twice"
+
+
+def test_keys_are_numbered_as_they_first_came():
+    texts = ["b", "a", "b", "c", "a", *(f"text {number}" for number in range(500))]
+    keys = Keys(texts)
+    distinct = list(dict.fromkeys(texts))
+    assert len(keys) == len(distinct)
+    assert [texts[number] for number in keys.first] == distinct
+    assert [distinct[number] for number in keys.place] == texts
+    assert [keys.number_of(text) for text in distinct] == list(range(len(distinct)))
+    assert all(len(keys[number]) == KEY_BYTES for number in range(len(keys)))
+    with pytest.raises(KeyError, match="d"):
+        keys.number_of("d")
+
+
+def test_a_key_that_ends_in_zeros_is_found():
+    text = next(text for text in map(str, range(10**6)) if Keys([text])[0].endswith(b"\0"))
+    keys = Keys(["other", text])
+    assert keys.numbers_of([keys[1], keys[0], b"\1" * KEY_BYTES]) == [1, 0, -1]
+
+
+def test_no_keys():
+    assert (len(Keys([])), list(Keys([]).place), Keys([]).numbers_of([b"?"])) == (0, [], [-1])
 
 
 def test_reading_costs_the_same_with_a_hundred_times_the_entries(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..families import Conditioning
     from ..pipelines.loading import LivePipeline
+    from .data.texts import EncodedTexts
     from .objectives import Batch, Objective
 
 SwitchedOff = Callable[[], AbstractContextManager[None]]
@@ -25,9 +26,7 @@ class Captions:
     read from disk each time); None: encode here.
     """
 
-    def __init__(
-        self, live: LivePipeline, encoded: Mapping[str, Conditioning] | None = None
-    ) -> None:
+    def __init__(self, live: LivePipeline, encoded: EncodedTexts | None = None) -> None:
         self._live = live
         self._encoded = encoded
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...pipelines.files import atomic_write
 from ..machine.team import Team
-from .shards import Record, Shard, ShardWriter, bytes_of, find
+from .keys import Keys
+from .shards import Found, Record, ShardWriter, bytes_of, find
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,24 +27,18 @@ Tell = Callable[[int, int], None]
 
 
 class Records:
-    """Entries by number, in memory or, two numbers for each, in files."""
+    """Entries by number. `entries`: the distinct ones, in memory or in files; `place`: of each
+    number, which of them.
+    """
 
-    def __init__(self, places: Sequence[Record] | Sequence[tuple[Shard, int]]) -> None:
-        self._held = [place for place in places if not isinstance(place, tuple)]
-        filed = [place for place in places if isinstance(place, tuple)]
-        assert not (self._held and filed), "all lie in memory, or all in files"
-        self._shards = list({id(shard): shard for shard, _ in filed}.values())
-        number = {id(shard): index for index, shard in enumerate(self._shards)}
-        self._shard = array("L", [number[id(shard)] for shard, _ in filed])
-        self._row = array("L", [row for _, row in filed])
+    def __init__(self, entries: Sequence[Record] | Found = (), place: Sequence[int] = ()) -> None:
+        self._entries, self._place = entries, place
 
     def __len__(self) -> int:
-        return len(self._held) + len(self._row)
+        return len(self._place)
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        if self._held:
-            return dict(self._held[number])
-        return self._shards[self._shard[number]].read(self._row[number])
+        return dict(self._entries[self._place[number]])
 
 
 @dataclass
@@ -61,59 +55,52 @@ class Cache:
     left: int = MEMORY_BYTES
 
     def collect(
-        self, kind: str, identity: Any, keys: Sequence[str], make: Make, tell: Tell
+        self, kind: str, identity: Any, keys: Iterable[str], make: Make, tell: Tell
     ) -> Records:
-        """An entry for each of `keys`, by number; equal keys share one.
+        """An entry for each of `keys`, by number; equal keys share one. They are not kept.
 
         `identity`: the JSON-ready facts that the entries of this `kind` depend on besides their
         key. `make(number)` makes what is missing, and `tell(done, total)` is called after each; it
         may raise to stop, and what was made is kept.
         """
-        first = {}
-        for number, key in enumerate(keys):
-            first.setdefault(key, number)
-        if self.wish != "disk":
-            kept = self._in_memory(list(first.values()), make, tell)
-            if kept is not None:
-                by_key = dict(zip(first, kept, strict=True))
-                return Records([by_key[key] for key in keys])
-        found = self._on_disk(_folder(self.root, kind, identity), first, make, tell)
-        return Records([found[key] for key in keys])
+        packed = Keys(keys)
+        kept = None if self.wish == "disk" else self._in_memory(packed, make, tell)
+        if kept is None:
+            kept = self._on_disk(_folder(self.root, kind, identity), packed, make, tell)
+        return Records(kept, packed.place)
 
-    def _in_memory(self, numbers: Sequence[int], make: Make, tell: Tell) -> list[Record] | None:
+    def _in_memory(self, keys: Keys, make: Make, tell: Tell) -> list[Record] | None:
         """All of them, or None when they are better kept on disk."""
         if self.wish == "auto" and self.team.size > 1:
             return None  # so that each is made once
         made: list[Record] = []
-        for done, number in enumerate(numbers, start=1):
+        for done, number in enumerate(keys.first, start=1):
             made.append(make(number))
-            if self.wish == "auto" and bytes_of(made[:1]) * len(numbers) > self.left:
+            if self.wish == "auto" and bytes_of(made[:1]) * len(keys) > self.left:
                 return None
-            tell(done, len(numbers))
+            tell(done, len(keys))
         self.left -= bytes_of(made)
         return made
 
-    def _on_disk(
-        self, folder: Path, first: dict[str, int], make: Make, tell: Tell
-    ) -> dict[str, tuple[Shard, int]]:
+    def _on_disk(self, folder: Path, keys: Keys, make: Make, tell: Tell) -> Found:
         """Each process makes its share; what then is still missing, as on a disk that is not
         shared, each makes for itself.
         """
         team = self.team
         for mine in (slice(team.rank, None, team.size), slice(None)):
-            found = find(folder, first)
-            missing = [key for key in first if key not in found]
-            done = len(found)
-            tell(done, len(first))
+            found = find(folder, keys)
+            missing = found.missing
+            done = len(keys) - len(missing)
+            tell(done, len(keys))
             if not team.any(bool(missing)):  # all have looked before any adds to it
                 return found
             with ShardWriter(folder) as writer:
-                for key in missing[mine]:
-                    writer.add(key, make(first[key]))
+                for number in missing[mine]:
+                    writer.add(keys[number], make(keys.first[number]))
                     done += 1
-                    tell(done, len(first))
+                    tell(done, len(keys))
             team.wait()
-        return find(folder, first)
+        return find(folder, keys)
 
 
 def _folder(root: Path, kind: str, identity: Any) -> Path:

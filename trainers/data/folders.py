@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ _REPEATED = re.compile(r"(\d+)_(.+)")
 @dataclass(frozen=True)
 class Entry:
     """A picture of a folder. `caption`: what lies beside it, "" for nothing. `words`: the name of
-    the sub-folder it is in, if that says what it shows. `mask`: a file, if there is one.
+    the sub-folder it is in, if that says what it shows. `mask`: the file that a metadata file
+    names.
     """
 
     picture: Path | PackedPicture
@@ -51,7 +53,7 @@ def folder_kind(folder: Path) -> str:
         return "metadata"
     if packed_files(folder):
         return "packed"
-    if any(is_image_file(path) for path in folder.iterdir()):
+    if _pictures(folder):
         return "pictures"
     if any(_sub_folders(folder)):
         return "sub-folders"
@@ -61,7 +63,7 @@ def folder_kind(folder: Path) -> str:
     )
 
 
-def entries_of(folder: Path) -> list[Entry]:
+def entries_of(folder: Path) -> Iterator[Entry]:
     """Every picture of the folder, by name. Of a dataset with a `train` part, that part.
 
     Raises:
@@ -69,58 +71,18 @@ def entries_of(folder: Path) -> list[Entry]:
     """
     kind = folder_kind(folder)
     if kind == "metadata":
-        return _from_metadata(folder)
-    if kind == "packed":
-        return [
-            Entry(picture, f"{number:05d}", caption)
-            for number, (picture, caption) in enumerate(packed_pictures(folder), start=1)
-        ]
-    if kind == "sub-folders" and (folder / "train").is_dir():
-        return entries_of(folder / "train")
-    entries = [_entry(path) for path in _pictures(folder)]
-    for place in _sub_folders(folder):
-        repeated = _REPEATED.fullmatch(place.name)
-        if kind == "pictures" and repeated is None:
-            continue  # a folder for something else, as long as pictures lie beside it
-        repeats, name = (int(repeated[1]), repeated[2]) if repeated else (1, place.name)
-        if repeats < 1:
-            raise ValueError(f"the folder {place} is to be repeated {repeats} times; rename it")
-        entries += [_entry(path, words=words(name), repeats=repeats) for path in _pictures(place)]
-    return entries
+        yield from _from_metadata(folder)
+    elif kind == "packed":
+        for number, (picture, caption) in enumerate(packed_pictures(folder), start=1):
+            yield Entry(picture, f"{number:05d}", caption)
+    elif kind == "sub-folders" and (folder / "train").is_dir():
+        yield from entries_of(folder / "train")
+    else:
+        yield from _from_folders(folder, kind)
 
 
-def _sub_folders(folder: Path) -> list[Path]:
-    """Those that hold pictures or, of a dataset cut into parts, further such folders."""
-    return [
-        place
-        for place in sorted(folder.iterdir())
-        if place.is_dir()
-        and not place.name.startswith(".")
-        and place.name != MASK_FOLDER
-        and (_pictures(place) or (place.name == "train" and any(_sub_folders(place))))
-    ]
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Without the masks among them."""
-    paths = sorted(path for path in folder.iterdir() if is_image_file(path))
-    stems = {path.stem for path in paths}
-    return [path for path in paths if _masked_stem(path.stem) not in stems]
-
-
-def _masked_stem(stem: str) -> str | None:
-    """The picture that a file is the mask of, by its name."""
-    for ending in MASK_ENDINGS:
-        if stem.endswith(ending):
-            return stem.removesuffix(ending)
-    return None
-
-
-def _entry(path: Path, **facts: Any) -> Entry:
-    return Entry(path, path.stem, caption_beside(path), mask=_mask_beside(path), **facts)
-
-
-def _mask_beside(picture: Path) -> Path | None:
+def mask_beside(picture: Path) -> Path | None:
+    """The picture's mask: a file named after it, beside it or in a folder `masks`."""
     places = [picture.with_name(picture.stem + ending) for ending in MASK_ENDINGS]
     places.append(picture.parent / MASK_FOLDER / picture.stem)
     for place in places:
@@ -131,8 +93,56 @@ def _mask_beside(picture: Path) -> Path | None:
     return None
 
 
-def _from_metadata(folder: Path) -> list[Entry]:
-    entries = []
+def _from_folders(folder: Path, kind: str) -> Iterator[Entry]:
+    yield from (_entry(folder, name) for name in _pictures(folder))
+    for place in _sub_folders(folder):
+        repeated = _REPEATED.fullmatch(place.name)
+        if kind == "pictures" and repeated is None:
+            continue  # a folder for something else, as long as pictures lie beside it
+        repeats, name = (int(repeated[1]), repeated[2]) if repeated else (1, place.name)
+        if repeats < 1:
+            raise ValueError(f"the folder {place} is to be repeated {repeats} times; rename it")
+        for file in _pictures(place):
+            yield _entry(place, file, words=words(name), repeats=repeats)
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    """Those that hold pictures or, of a dataset cut into parts, further such folders."""
+    with os.scandir(folder) as inside:  # no paths of what may be many pictures
+        names = sorted(entry.name for entry in inside if entry.is_dir())
+    return [
+        place
+        for name in names
+        if not name.startswith(".")
+        and name != MASK_FOLDER
+        and (_pictures(place := folder / name) or (name == "train" and any(_sub_folders(place))))
+    ]
+
+
+def _pictures(folder: Path) -> list[str]:
+    """The names of the files, without the masks among them; no paths, as there may be many."""
+    with os.scandir(folder) as inside:
+        names = sorted(entry.name for entry in inside if is_image_file(Path(entry.name)))
+    masked = {name: stem for name in names if (stem := _masked_stem(Path(name).stem))}
+    pictures = set(masked.values()).intersection(Path(name).stem for name in names)
+    return [name for name in names if masked.get(name) not in pictures]
+
+
+def _masked_stem(stem: str) -> str | None:
+    """The picture that a file is the mask of, by its name."""
+    for ending in MASK_ENDINGS:
+        if stem.endswith(ending):
+            return stem.removesuffix(ending)
+    return None
+
+
+def _entry(folder: Path, name: str, **facts: Any) -> Entry:
+    path = folder / name
+    return Entry(path, path.stem, caption_beside(path), **facts)
+
+
+def _from_metadata(folder: Path) -> Iterator[Entry]:
+    named = False
     for where, row in _rows(folder):
         file = row.get("file_name")
         if not isinstance(file, str) or not file:
@@ -140,13 +150,13 @@ def _from_metadata(folder: Path) -> list[Entry]:
         picture = _inside(folder, file, where)
         texts = [row[column] for column in CAPTION_COLUMNS if row.get(column)]
         masks = [row[column] for column in MASK_COLUMNS if row.get(column)]
-        mask = _inside(folder, str(masks[0]), where) if masks else _mask_beside(picture)
+        mask = _inside(folder, str(masks[0]), where) if masks else None
         caption = str(texts[0]).strip() if texts else caption_beside(picture)
         repeats = int(row.get("repeats") or 1)
-        entries.append(Entry(picture, picture.stem, caption, mask=mask, repeats=repeats))
-    if not entries:
+        yield Entry(picture, picture.stem, caption, mask=mask, repeats=repeats)
+        named = True
+    if not named:
         raise ValueError(f"the metadata file of {folder} names no pictures; add a line for each")
-    return entries
 
 
 def _rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

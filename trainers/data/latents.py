@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from ...families import PictureSize
@@ -104,36 +105,34 @@ def encode_pictures(
     views = [
         _views(sample, target, settings) for sample, target in zip(samples, targets, strict=True)
     ]
-    first, flat = _numbered(samples, views)
+    shown_views = _Numbered(samples, views)
     reader = _Reader()
 
     def make(number: int) -> dict[str, Tensor]:
-        sample, view = flat[number]
+        sample, view = shown_views[number]
         if sample.encoded is not None:
             return sample.encoded.latents(live)
         return _encode(live, shown(reader.picture(sample, view), view))
 
-    keys = [_key(sample.picture_digest, view) for sample, view in flat]
+    keys = (_key(sample.picture_digest, view) for sample, view in shown_views)
     records = cache.collect("latents", _identity(live), keys, make, tell)
-    masked = [index for index, sample in enumerate(samples) if sample.mask_digest]
-    some = [samples[index] for index in masked]
-    starts, flat_masks = _numbered(some, [views[index] for index in masked])
-    first_mask = [NO_MASK] * len(samples)
-    for index, start in zip(masked, starts, strict=True):
+    masked = array("q", (index for index, sample in enumerate(samples) if sample.mask_digest))
+    masked_views = _Numbered([samples[each] for each in masked], [views[each] for each in masked])
+    first_mask = array("q", [NO_MASK]) * len(samples)
+    for index, start in zip(masked, masked_views.first, strict=True):
         first_mask[index] = start
-    masks = Records([])
+    masks = Records()
     if masked:
-        factor = flat[0][1].target[0] // records[0]["mean"].shape[-1]
+        factor = targets[0][0] // records[0]["mean"].shape[-1]
 
         def make_mask(number: int) -> dict[str, Tensor]:
-            sample, view = flat_masks[number]
+            sample, view = masked_views[number]
             size = (view.target[0] // factor, view.target[1] // factor)
             return {"mask": shown_mask(reader.mask(sample), view, size)}
 
-        keys = [_key(sample.mask_digest, view) for sample, view in flat_masks]
+        keys = (_key(sample.mask_digest, view) for sample, view in masked_views)
         masks = cache.collect("masks", {"factor": factor}, keys, make_mask, lambda *_: None)
-    numbers = (array("L", first), array("l", first_mask))  # small, where there are many
-    return Pictures(tuple(samples), tuple(views), numbers[0], records, masks, numbers[1])
+    return Pictures(tuple(samples), tuple(views), shown_views.first, records, masks, first_mask)
 
 
 def _views(sample: Sample, target: Size, settings: TrainingSettings) -> tuple[View, ...]:
@@ -142,15 +141,22 @@ def _views(sample: Sample, target: Size, settings: TrainingSettings) -> tuple[Vi
     return views_of(sample.size, target, crop=settings.crop, flip=settings.flip)
 
 
-def _numbered(
-    samples: Sequence[Sample], views: Sequence[tuple[View, ...]]
-) -> tuple[list[int], list[tuple[Sample, View]]]:
-    """The number of each sample's first view, and all of them in a row."""
-    first, flat = [], []
-    for sample, each in zip(samples, views, strict=True):
-        first.append(len(flat))
-        flat += [(sample, view) for view in each]
-    return first, flat
+class _Numbered:
+    """All views of all samples in a row. `first`: the number of each sample's first one."""
+
+    def __init__(self, samples: Sequence[Sample], views: Sequence[tuple[View, ...]]) -> None:
+        self._samples, self._views = samples, views
+        self.first = array("q", (0, *accumulate(len(each) for each in views)))
+        self.first.pop()
+
+    def __iter__(self) -> Iterator[tuple[Sample, View]]:
+        for sample, views in zip(self._samples, self._views, strict=True):
+            for view in views:
+                yield sample, view
+
+    def __getitem__(self, number: int) -> tuple[Sample, View]:
+        index = bisect_right(self.first, number) - 1
+        return self._samples[index], self._views[index][number - self.first[index]]
 
 
 class _Reader:
@@ -187,7 +193,7 @@ def _encode(live: LivePipeline, image: Image) -> dict[str, Tensor]:
 
 def _key(digest: str, view: View) -> str:
     facts = [digest, view.scaled, view.corner, view.target, view.mirrored]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    return json.dumps(facts)
 
 
 def _identity(live: LivePipeline) -> dict[str, str]:

@@ -6,11 +6,11 @@ import hashlib
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 from ...pipelines.images import open_image
 
@@ -45,6 +45,30 @@ class Look:
         """The inverse of `packed`."""
         width, height, gradient, red, green, blue, digest = _PACKED.unpack(packed)
         return Look((width, height), digest.hex(), gradient, (red, green, blue))
+
+
+class Looks(Sequence[Look]):
+    """Many of them, each in as few bytes as it takes."""
+
+    def __init__(self) -> None:
+        self._packed = bytearray()
+
+    def append(self, look: Look) -> None:
+        self._packed += look.packed()
+
+    def __len__(self) -> int:
+        return len(self._packed) // _PACKED.size
+
+    @overload
+    def __getitem__(self, index: int) -> Look: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Look]: ...
+    def __getitem__(self, index: int | slice) -> Look | list[Look]:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, range):
+            return [self[number] for number in numbers]
+        start = numbers * _PACKED.size
+        return Look.unpacked(bytes(self._packed[start : start + _PACKED.size]))
 
 
 def look_at(path: Path) -> Look:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,11 +53,17 @@ def packed_files(folder: Path) -> list[Path]:
         if not place.is_dir():
             continue
         arrow = (place / "dataset_info.json").is_file() or (place / "state.json").is_file()
-        found = sorted(place.glob("*.parquet")) or (sorted(place.glob("*.arrow")) if arrow else [])
+        found = _ending(place, ".parquet") or (_ending(place, ".arrow") if arrow else [])
         train = [path for path in found if path.name.startswith("train")]
         if found:
             return train or found
     return []
+
+
+def _ending(folder: Path, suffix: str) -> list[Path]:
+    """Files of that name; `glob` would list all the pictures of a folder in memory."""
+    with os.scandir(folder) as inside:
+        return sorted(folder / entry.name for entry in inside if entry.name.endswith(suffix))
 
 
 def packed_pictures(folder: Path) -> Iterator[tuple[PackedPicture, str]]:

@@ -82,7 +82,10 @@ class Sample:
     @property
     def path(self) -> Path | None:
         """The picture's file."""
-        return Path(self.folder, self.file) if self.file is not None else None
+        if self.file is None:
+            return None
+        # One string: parts given to a `Path` are kept in a table for as long as they live.
+        return Path(f"{self.folder}/{self.file}" if self.folder else self.file)
 
     def open(self, at_least: int = 0) -> Image:
         """The picture, RGB and upright. `at_least`: see `open_image`.

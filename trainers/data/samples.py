@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ...pipelines.images import MIN_SIDE, open_alpha
 from .captions import caption_for, words
 from .encoded_samples import encoded_pictures
-from .folders import Entry, entries_of
-from .look import Look, at_once, look_at, look_of
+from .folders import Entry, entries_of, mask_beside
+from .look import Look, Looks, at_once, look_at, look_of
 from .packed import PackedPicture
 from .sample import Content, Sample, check_size
 
@@ -29,7 +29,7 @@ class FoundPictures:
     """`looks`: one for each of `samples`. `skipped`: why others were left out, a line for each."""
 
     samples: tuple[Sample, ...]
-    looks: tuple[Look, ...]
+    looks: Sequence[Look]
     skipped: tuple[str, ...] = ()
 
 
@@ -62,18 +62,17 @@ def read_folder(
         ValueError: no folder, no pictures, one that is unreadable, too small or too large, or
             one without a caption.
     """
-    entries = entries_of(Path(folder))
 
-    def looked(entry: Entry) -> Look | ValueError:
+    def looked(entry: Entry) -> tuple[Entry, Look | ValueError]:
         try:
             look = _look(entry)
             check_size(look.size, str(entry.picture))
         except ValueError as error:
-            return error
-        return look
+            return entry, error
+        return entry, look
 
-    samples, looks, skipped = [], [], []
-    for entry, look in zip(entries, at_once(looked, entries), strict=True):
+    samples, looks, skipped = [], Looks(), []
+    for entry, look in at_once(looked, entries_of(Path(folder))):
         if isinstance(look, ValueError):
             if broken != "skip":
                 raise look
@@ -90,7 +89,7 @@ def read_folder(
         looks.append(look)
     if not samples:
         raise ValueError(f"no picture in {folder} can be used: {skipped[0]}")
-    return FoundPictures(tuple(samples), tuple(looks), tuple(skipped))
+    return FoundPictures(tuple(samples), looks, tuple(skipped))
 
 
 def samples_from_images(
@@ -153,7 +152,9 @@ def _look(entry: Entry) -> Look:
 def _sample(entry: Entry, look: Look, caption: str, masks: str, repeats: int) -> Sample:
     packed = entry.picture if isinstance(entry.picture, PackedPicture) else None
     path = entry.picture if isinstance(entry.picture, Path) else None
-    mask = entry.mask if masks == "files" else None
+    mask = None
+    if masks == "files":
+        mask = entry.mask or (mask_beside(path) if path is not None else None)
     if masks == "alpha" and path is not None and open_alpha(path) is not None:
         mask = path
     return Sample(

@@ -10,12 +10,14 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...pipelines.files import atomic_write
+from .keys import Keys
 
 if TYPE_CHECKING:
     import torch
@@ -83,21 +85,50 @@ class Shard:
             return False
 
 
-def find(folder: Path, keys: Iterable[str]) -> dict[str, tuple[Shard, int]]:
-    """Those of `keys` that lie in `folder`, whole, with file and row. Damaged files and entries are
-    passed over; a file that nobody could read is removed.
+_NOWHERE = -1
+
+
+class Found:
+    """Where the entry of each distinct key lies, by number."""
+
+    def __init__(self, count: int) -> None:
+        self._shards: list[Shard] = []
+        self._shard = array("l", [_NOWHERE]) * count
+        self._row = array("l", [_NOWHERE]) * count
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        return self._shards[self._shard[number]].read(self._row[number])
+
+    @property
+    def missing(self) -> array[int]:
+        """The numbers of those that lie nowhere."""
+        places = enumerate(self._shard)
+        return array("l", (number for number, shard in places if shard == _NOWHERE))
+
+    def look_into(self, shard: Shard, numbers: Sequence[int], sums: Sequence[int]) -> None:
+        """Note which of the missing ones lie in a file, whole. `numbers`: of its rows, -1 for what
+        nobody asks for; `sums`: their checksums.
+        """
+        for row, (number, expected) in enumerate(zip(numbers, sums, strict=True)):
+            wanted = number >= 0 and self._shard[number] == _NOWHERE
+            if wanted and shard.is_whole(row, expected):
+                if not self._shards or self._shards[-1] is not shard:
+                    self._shards.append(shard)
+                self._shard[number], self._row[number] = len(self._shards) - 1, row
+
+
+def find(folder: Path, keys: Keys) -> Found:
+    """Those of `keys` that lie in `folder`, whole. Damaged files and entries are passed over; a
+    file that nobody could read is removed.
     """
-    wanted = set(keys)
-    found: dict[str, tuple[Shard, int]] = {}
+    found = Found(len(keys))
     for path in sorted(folder.glob("*.safetensors")):
         opened = _opened(path)
         if opened is None:
             path.unlink(missing_ok=True)
             continue
-        shard, entries = opened
-        for row, (key, expected) in enumerate(entries):
-            if key in wanted and key not in found and shard.is_whole(row, expected):
-                found[key] = (shard, row)
+        shard, names, sums = opened
+        found.look_into(shard, keys.numbers_of(names), sums)
     return found
 
 
@@ -108,9 +139,10 @@ class ShardWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._keys: list[str] = []
-        self._records: list[Record] = []
-        self._bytes = 0
+        self._keys: list[bytes] = []
+        self._sums: list[int] = []
+        self._rows: Record = {}  # room for a whole file: tensors of single entries scatter the heap
+        self._room = 0
         self._since = time.monotonic()
 
     def __enter__(self) -> ShardWriter:
@@ -119,45 +151,60 @@ class ShardWriter:
     def __exit__(self, *_: object) -> None:
         self.flush()
 
-    def add(self, key: str, record: Record) -> None:
-        if self._records and _signature(record) != _signature(self._records[0]):
+    def add(self, key: bytes, record: Record) -> None:
+        if not self._room or _signature(record) != _signature(self._entry(0)):
             self.flush()  # entries of one file have one shape
+            self._make_room(record)
+        entry = self._entry(len(self._keys))
+        for name, tensor in record.items():
+            entry[name].copy_(tensor)
         self._keys.append(key)
-        self._records.append(record)
-        self._bytes += sum(tensor.numel() * tensor.element_size() for tensor in record.values())
-        full = self._bytes >= SHARD_BYTES or len(self._keys) >= SHARD_ENTRIES
+        self._sums.append(_sum(record))
+        full = len(self._keys) == self._room
         if full or time.monotonic() - self._since > SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Write what was added since the last time."""
-        import torch
         from safetensors.torch import save_file
 
-        keys, records = self._keys, self._records
-        self._keys, self._records, self._bytes = [], [], 0
+        keys, sums = self._keys, self._sums
+        self._keys, self._sums = [], []
         self._since = time.monotonic()
         if not keys:
             return
-        tensors = {name: torch.stack([record[name] for record in records]) for name in records[0]}
-        sums = [_sum(record) for record in records]
-        records.clear()  # not twice in memory while it is written
-        metadata = {"keys": json.dumps(keys), "sums": json.dumps(sums)}
+        tensors = {name: rows[: len(keys)] for name, rows in self._rows.items()}
+        names = [key.hex() for key in keys]
+        metadata = {"keys": json.dumps(names), "sums": json.dumps(sums)}
         # Of a name of its own: an older file with some of these entries may be in use.
-        mark = hashlib.sha256("\0".join((*keys, str(os.getpid()))).encode()).hexdigest()[:16]
+        mark = hashlib.sha256("\0".join((*names, str(os.getpid()))).encode()).hexdigest()[:16]
         with atomic_write(self.folder / f"{mark}-{time.time_ns():x}.safetensors") as temporary:
             save_file(tensors, temporary, metadata=metadata)
 
+    def _entry(self, row: int) -> dict[str, Tensor]:
+        return {name: rows[row] for name, rows in self._rows.items()}
 
-def _opened(path: Path) -> tuple[Shard, list[tuple[str, int]]] | None:
+    def _make_room(self, record: Record) -> None:
+        """For entries like this one."""
+        self._room = max(1, min(SHARD_ENTRIES, SHARD_BYTES // max(1, bytes_of([record]))))
+        self._rows = {
+            name: tensor.new_empty((self._room, *tensor.shape), device="cpu")
+            for name, tensor in record.items()
+        }
+
+
+def _opened(path: Path) -> tuple[Shard, list[bytes], list[int]] | None:
     """The file, and key and checksum of each entry; None if it is not what it should be."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:  # checks that nothing is cut off
             metadata: dict[str, str] = file.metadata() or {}
-        keys, sums = json.loads(metadata["keys"]), json.loads(metadata["sums"])
-        return Shard(path, _layout(path, len(keys))), list(zip(keys, sums, strict=True))
+        keys = [bytes.fromhex(key) for key in json.loads(metadata["keys"])]
+        sums: list[int] = json.loads(metadata["sums"])
+        if len(sums) != len(keys):
+            return None
+        return Shard(path, _layout(path, len(keys))), keys, sums
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, ZeroDivisionError):
         return None
 

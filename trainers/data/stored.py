@@ -24,8 +24,9 @@ def store_samples(folder: Path, samples: Sequence[Sample]) -> Iterator[dict[str,
     folder.mkdir()
     numbered = enumerate(samples, start=1)
     yield from at_once(lambda pair: _store(folder, f"{pair[0]:04d}", pair[1]), numbered)
-    for _ in at_once(_flush_to_disk, folder.iterdir(), threads=16):
-        pass
+    with os.scandir(folder) as inside:
+        for _ in at_once(lambda entry: _flush_to_disk(Path(entry.path)), inside, threads=16):
+            pass
 
 
 def stored_samples(folder: Path, entries: Iterable[dict[str, Any]]) -> tuple[Sample, ...]:

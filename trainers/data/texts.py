@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...pipelines.loading import LivePipeline, resolve_dtype
@@ -13,6 +12,7 @@ from ..job import model_identity
 from ..settings import PriorSettings, TrainingSettings
 from .cache import Cache, Records, Tell
 from .captions import tag_orders
+from .keys import Keys
 from .sample import Sample
 
 if TYPE_CHECKING:
@@ -21,20 +21,17 @@ if TYPE_CHECKING:
     from ...families import Conditioning
 
 
-class EncodedTexts(Mapping[str, "Conditioning"]):
-    """The conditioning of single captions, batch of one, on the CPU; read when it is asked for."""
+class EncodedTexts:
+    """The conditioning of single captions, batch of one, on the CPU; read when it is asked for.
 
-    def __init__(self, numbers: Mapping[str, int], records: Records) -> None:
-        self._numbers, self._records = numbers, records
+    `records`: one for each of `texts`, which are distinct.
+    """
+
+    def __init__(self, texts: Iterable[str], records: Records) -> None:
+        self._texts, self._records = Keys(texts), records
 
     def __getitem__(self, text: str) -> Conditioning:
-        return _conditioning(self._records[self._numbers[text]])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._numbers)
-
-    def __len__(self) -> int:
-        return len(self._numbers)
+        return _conditioning(self._records[self._texts.number_of(text)])
 
 
 def texts_of(
@@ -80,9 +77,8 @@ def encode_texts(
         "computed in": str(resolve_dtype(spec.base.dtype, live.device)),
         "device": live.device.partition(":")[0],
     }
-    keys = [_key(live, name) for name in names]
-    records = cache.collect("texts", identity, keys, make, tell)
-    return EncodedTexts({name: number for number, name in enumerate(names)}, records)
+    keys = (_key(live, name) for name in names)
+    return EncodedTexts(names, cache.collect("texts", identity, keys, make, tell))
 
 
 def _encode(live: LivePipeline, text: str) -> Conditioning:
@@ -118,7 +114,7 @@ def _key(live: LivePipeline, text: str) -> str:
         for name, part in sorted(live.pipeline.components.items())
         if name.startswith("tokenizer") and part is not None
     ]
-    return hashlib.sha256(json.dumps([text, tokens]).encode()).hexdigest()[:32]
+    return json.dumps([text, tokens])
 
 
 def _record(conditioning: Conditioning) -> dict[str, Tensor]:
