@@ -27,6 +27,7 @@ VARIANTS = {
     **{name: (name, {}) for name in NAMES},
     "pissa": ("lora", {"start": "pissa"}),
     "olora": ("lora", {"start": "olora"}),
+    "eva": ("lora", {"start": "eva"}),
     "rslora": ("lora", {"rank_stabilised": True, "alpha": 2.0}),
     "lokr of a rank": ("lokr", {"rank": 2, "factor": 4}),
     "boft in many stages": ("boft", {"block_size": 6, "stages": 16}),

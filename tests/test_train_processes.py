@@ -359,6 +359,16 @@ def test_two_processes_learn_what_one_learns(nursery, pairs, alone, tmp_path):
     assert len(list(tmp_path.glob("class_images/*/*.png"))) == 2
 
 
+def test_two_processes_start_from_the_same_directions(nursery, pairs, pipelines, tmp_path):
+    eva = replace(pairs, prior=(), method_settings=replace(pairs.method_settings, start="eva"))
+    alone = create_or_find(tmp_path / "alone", "monster", steps(eva, 2))
+    train(alone, pipelines)
+    folder = create_or_find(tmp_path, "monster", steps(eva, 2))
+    pair = Pair(nursery, folder, tmp_path)
+    assert pair.codes == [0, 0], pair.said
+    assert_as_alone(folder, alone)
+
+
 def test_a_run_goes_on_with_another_number_of_processes(nursery, pairs, alone, pipelines, tmp_path):
     folder = create_or_find(tmp_path, "monster", pairs)
 

@@ -54,7 +54,7 @@ class Denoising:
         """
         if batch.predicted:
             batch = self._predicted(batch, switched_off)
-        predicted = self._answer(batch).float()
+        predicted = self.answer(batch).float()
         errors = self.objective.errors(predicted, batch.target)
         errors = _masked_mean(errors, batch.mask) * batch.weights
         parts = {"instance": errors[: batch.instances].detach().mean()}
@@ -65,7 +65,8 @@ class Denoising:
             loss = loss + shared.mean()
         return loss, parts
 
-    def _answer(self, batch: Batch) -> Tensor:
+    def answer(self, batch: Batch) -> Tensor:
+        """What the denoiser says to a batch."""
         live = self.live
         denoiser: Any = live.component(live.family.denoiser.attribute)
         conditioning = live.family.sized(live.pipeline, self.captions(batch.captions), batch.sizes)
@@ -85,7 +86,7 @@ class Denoising:
             sizes=batch.sizes[rows],
         )
         with torch.no_grad(), switched_off():
-            answers = self._answer(prior).float()
+            answers = self.answer(prior).float()
         return replace(batch, target=torch.cat([batch.target[: batch.instances], answers]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,16 +22,18 @@ from .fitting import find_fit, tell_estimate
 from .job import TrainingJob
 from .loop import Outcome, Training, learn, probe
 from .machine.control import Control
-from .machine.precision import training_mode
+from .machine.precision import autocast, resolve_precision, training_mode
 from .machine.resting import IDLE_AFTER_PICTURES, Resting, idle_after_captions
 from .machine.team import Team, join_team
 from .methods import Method, method_named
+from .methods.directions import PASSES
 from .objectives import Objective, objective_for
 from .objectives.validation import Validation
 from .previews import draw_previews, keep_previews
 from .report import Attentive, Log, Muted, QuietReport, Report, nothing_learned
 from .result import TrainingResult, result_metadata, result_of
 from .run_folder import RunFolder, open_run_folder
+from .seeds import seed_for, seeded
 from .stepping.machinery import Machinery
 from .trackers import tracker_for
 
@@ -149,6 +152,7 @@ class Run:
         checkpoints = Checkpoints(self.folder.checkpoints, self.folder.fingerprint)
         try:
             groups = self.method.attach(self.live, self.settings.seed)
+            self._study(denoising, batches)
             training = Training(
                 method=self.method,
                 denoising=denoising,
@@ -173,6 +177,25 @@ class Run:
             self.method.detach()
             if self.tracker is not None:
                 self.tracker.finish()
+
+    def _study(self, denoising: Denoising, batches: Batches) -> None:
+        """Before every start, also one that goes on, since its checkpoints may be damaged."""
+        import torch
+
+        settings, device = self.settings, self.team.device
+        # One picture at a time and all of them here: alike however many processes there are.
+        one = replace(settings, batch_size=1, accumulation=1)
+        pictures = replace(batches, classes={}, prompts=(), settings=one, team=Team(device=device))
+        dtype = resolve_precision(settings.precision, device)
+
+        def forward(number: int) -> None:
+            self.report.preparing("passes through the model", number, PASSES)
+            seed = seed_for(settings.seed, "study", number)
+            with seeded(device, seed), autocast(dtype, device):
+                denoising.answer(pictures.batch(number + 1, 0))
+
+        with torch.no_grad():
+            self.team.hand_on(self.method.study(forward))
 
     def _tell(self) -> None:
         """What the user should know before it begins."""

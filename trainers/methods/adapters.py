@@ -106,6 +106,9 @@ class Adapters:
             ParameterGroup("text", self._parameters(text)),
         ]
 
+    def study(self, forward: Callable[[int], None]) -> Sequence[Tensor]:
+        return ()
+
     @contextmanager
     def switched_off(self) -> Iterator[None]:
         layers = list(self.layers().values())

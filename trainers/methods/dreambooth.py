@@ -9,7 +9,7 @@ be a file's own memory, are never written.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +107,9 @@ class DreamBoothMethod:
             ParameterGroup("denoiser", _learning(denoiser)),
             ParameterGroup("text", _learning([each for part in others for each in part])),
         ]
+
+    def study(self, forward: Callable[[int], None]) -> Sequence[Tensor]:
+        return ()
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ from ...pipelines.lora.changes import LoraPair
 from ...pipelines.lora.operation import Operation
 from ..settings import setting
 from .adapters import Adapters, Forward, computed, dropped, parameter
-from .starts import FROM_WEIGHT, STARTS, from_weight, random_down
+from .directions import directions, start_from
+from .starts import EVA, FROM_WEIGHT, STARTS, from_weight, random_down
 from .targets import TARGETS, Targets
 
 if TYPE_CHECKING:
@@ -61,9 +63,10 @@ class LoraFreedom:
         "kaiming",
         choices=STARTS,
         advanced=True,
-        help="What the LoRA starts from: random numbers, or the strongest (pissa, arXiv "
-        "2404.02948) or first (olora, arXiv 2406.01775) directions of the weights, which learns "
-        "faster and saves twice the rank. It always starts as no change.",
+        help="What the LoRA starts from: random numbers; the strongest (pissa, arXiv 2404.02948) "
+        "or first (olora, arXiv 2406.01775) directions of the weights, which learns faster and "
+        "saves twice the rank; or the directions in which your pictures vary inside the model "
+        "(eva, arXiv 2410.07170). It always starts as no change.",
     )
 
 
@@ -87,6 +90,18 @@ class LoraMethod(Adapters):
 
     def learner(self, module: Module, rank: int, draw: torch.Generator) -> LoraLearner:
         return LoraLearner(module, self.settings, rank, draw)
+
+    def study(self, forward: Callable[[int], None]) -> Sequence[Tensor]:
+        import torch
+
+        if self.settings.start != EVA:
+            return ()
+        downs = {layer.module: layer.learner.parameters["down"] for layer in self.layers().values()}
+        with torch.no_grad(), self.switched_off():
+            found = directions({module: len(down) for module, down in downs.items()}, forward)
+            for module, rows in found.items():
+                start_from(downs[module], rows)
+        return list(downs.values())
 
 
 class LoraLearner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,12 @@ class Method(Protocol):
 
         Raises:
             ValueError: the models have nothing for it to hold on to. Nothing is left attached then.
+        """
+        ...
+
+    def study(self, forward: Callable[[int], None]) -> Sequence[Tensor]:
+        """Right after `attach`: start from what goes through the layers. `forward(number)` lets
+        batch `number` (from 0) through the model. → the tensors that were changed; none for most.
         """
         ...
 

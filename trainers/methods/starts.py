@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 RANDOM = ("kaiming", "gaussian")
 FROM_WEIGHT = ("pissa", "olora")
-STARTS = (*RANDOM, *FROM_WEIGHT)
+EVA = "eva"
+"""From what goes through the layers; see `directions`."""
+STARTS = (*RANDOM, *FROM_WEIGHT, EVA)
 
 _MORE, _ROUNDS = 8, 6
 """Directions beyond the rank, and rounds, of the search for a weight's largest singular values
