@@ -135,19 +135,19 @@ def _decomposition(rank: int, width: int) -> Any:
 
 
 def rows_of(layer: Module, x: Tensor) -> Tensor:
-    """What a layer multiplies its weight with, [at most `ROWS`, inputs], float32: the input of a
-    linear layer, the patches of a convolution.
+    """What a layer multiplies its weight with, [at most `ROWS`, inputs], float32 on the CPU (some
+    devices cannot decompose): the input of a linear layer, the patches of a convolution.
     """
     import torch
 
-    x = x.detach().float()
+    x = x.detach()
     if isinstance(layer, torch.nn.Conv2d):
         assert not isinstance(layer.padding, str), "no model here pads by name"
         x = torch.nn.functional.unfold(
             x, layer.kernel_size, layer.dilation, layer.padding, layer.stride
         ).transpose(1, 2)
     rows = x.reshape(-1, x.shape[-1])
-    return rows[:: -(-len(rows) // ROWS)]
+    return rows[:: -(-len(rows) // ROWS)].float().cpu()
 
 
 def start_from(down: Tensor, found: Tensor) -> None:
