@@ -188,7 +188,7 @@ def test_switched_off_it_is_the_base_and_no_gradient_is_lost(live, dtype):
     denoising, batch = denoising_of(live), small_batch(live)
     kind = resolve_dtype(dtype, "cpu")
     with torch.no_grad(), autocast(kind, "cpu"):
-        base = denoising._answer(batch)
+        base = denoising.answer(batch)
     with attached(live, train_text_encoder="on") as (method, groups):
         stir(method)
         weights = [weight for group in groups for weight in group.parameters]
@@ -197,13 +197,13 @@ def test_switched_off_it_is_the_base_and_no_gradient_is_lost(live, dtype):
             with autocast(kind, "cpu"):
                 if look:
                     with method.switched_off(), method.switched_off():
-                        assert torch.equal(denoising._answer(batch), base)
-                answer = denoising._answer(batch)
+                        assert torch.equal(denoising.answer(batch), base)
+                answer = denoising.answer(batch)
                 assert not torch.equal(answer, base)
                 if look:
                     with method.switched_off():
-                        assert torch.equal(denoising._answer(batch), base)
-                    assert torch.equal(denoising._answer(batch), answer)
+                        assert torch.equal(denoising.answer(batch), base)
+                    assert torch.equal(denoising.answer(batch), answer)
             return torch.autograd.grad(answer.float().square().mean(), weights, allow_unused=True)
 
         for plain, looked in zip(gradients(False), gradients(True), strict=True):
@@ -213,7 +213,7 @@ def test_switched_off_it_is_the_base_and_no_gradient_is_lost(live, dtype):
 def test_prior_prediction_asks_the_untouched_model(live):
     denoising, batch = denoising_of(live), small_batch(live, predicted=True)
     with torch.no_grad():
-        base = denoising._answer(batch)
+        base = denoising.answer(batch)
     known = replace(batch, target=torch.cat([batch.target[:1], base[1:]]), predicted=False)
     with attached(live) as (method, groups):
         stir(method)
