@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..host import host, io
+from .hub_inputs import hub_inputs
 from .sockets import ControlNet
 
 NONE = "none"
@@ -28,21 +29,10 @@ class LoadControlNet(io.ComfyNode):
                     "Diffusion, SDXL, SD 3 or FLUX.1, under the names of diffusers or of the "
                     "original code.",
                 ),
-                io.String.Input(
-                    "hub",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Take it from this repository of the Hugging Face hub (owner/name) and "
-                    "not from a file here. Downloaded once, when it is not in the local cache.",
-                ),
-                io.String.Input(
-                    "hub_file",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="The file in that repository. Empty: its config.json and the weights "
-                    "beside it, as diffusers saves a ControlNet.",
+                *hub_inputs(
+                    "it",
+                    ". Empty: its config.json and the weights beside it, as diffusers saves a "
+                    "ControlNet.",
                 ),
             ],
             outputs=[

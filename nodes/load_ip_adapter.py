@@ -7,6 +7,7 @@ from pathlib import Path
 from ..host import host, io
 from ..host.folders import bundled_models
 from ..pipelines.ip_adapter.describe import FACEID_PLUS
+from .hub_inputs import hub_inputs
 from .sockets import IPAdapter
 
 AUTO, NONE = "auto", "none"
@@ -47,23 +48,7 @@ class LoadIPAdapter(io.ComfyNode):
                     tooltip="For FaceID Plus alone, whose two versions hold the same tensors: v2, "
                     "or v1 for the first ones.",
                 ),
-                io.String.Input(
-                    "hub",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Take the adapter from this repository of the Hugging Face hub "
-                    "(owner/name) and not from a file here. Downloaded once, when it is not in the "
-                    "local cache.",
-                ),
-                io.String.Input(
-                    "hub_file",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="The file in that repository, such as "
-                    "models/ip-adapter_sd15.safetensors.",
-                ),
+                *hub_inputs("the adapter", ", such as models/ip-adapter_sd15.safetensors."),
             ],
             outputs=[
                 IPAdapter.Output(display_name="adapter", tooltip="The IP-Adapter, described."),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..host import host, io
 from ..pipelines.lora.source import SUFFIXES
+from .hub_inputs import hub_inputs
 from .sockets import Lora
 
 NONE = "none"
@@ -28,22 +29,9 @@ class LoadLora(io.ComfyNode):
                     tooltip="A LoRA file in models/loras or in the output folder's loras: LoRA, "
                     "LoHa, LoKr, DoRA and full differences, from any trainer.",
                 ),
-                io.String.Input(
-                    "hub",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Take the LoRA from this repository of the Hugging Face hub "
-                    "(owner/name) and not from a file here. Downloaded once, when it is not in the "
-                    "local cache.",
-                ),
-                io.String.Input(
-                    "hub_file",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="The file in that repository. "
-                    "Empty: pytorch_lora_weights.safetensors, as diffusers names it.",
+                *hub_inputs(
+                    "the LoRA",
+                    ". Empty: pytorch_lora_weights.safetensors, as diffusers names it.",
                 ),
             ],
             outputs=[
