@@ -56,7 +56,7 @@ def studied(model, names, rank, rows=40):
     layers = {model.get_submodule(name): rank for name in names}
     passes = []
 
-    def forward(number):
+    def forward(number, most):
         passes.append(number)
         with torch.no_grad():
             model(*data(number, rows))
@@ -99,7 +99,7 @@ def test_few_rows_are_collected_and_a_rank_beyond_the_inputs_is_cut(small):
 
 
 def test_an_error_leaves_no_hook_behind(small):
-    def forward(number):
+    def forward(number, most):
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
@@ -193,7 +193,7 @@ def test_it_hears_more_of_what_goes_through_the_model(pipelines, tiny_base):
             try:
                 method.attach(live, 5)
                 with torch.no_grad():
-                    changed = method.study(lambda number: on.denoising.answer(on.batch))
+                    changed = method.study(lambda *_: on.denoising.answer(on.batch))
                 assert bool(changed) == (start == "eva")
                 assert torch.equal(on.answer(), plain), "it starts as no change"
                 shares[start] = heard(method, on)

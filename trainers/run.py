@@ -26,7 +26,6 @@ from .machine.precision import autocast, resolve_precision, training_mode
 from .machine.resting import IDLE_AFTER_PICTURES, Resting, idle_after_captions
 from .machine.team import Team, join_team
 from .methods import Method, method_named
-from .methods.directions import PASSES
 from .objectives import Objective, objective_for
 from .objectives.validation import Validation
 from .previews import draw_previews, keep_previews
@@ -188,8 +187,8 @@ class Run:
         pictures = replace(batches, classes={}, prompts=(), settings=one, team=Team(device=device))
         dtype = resolve_precision(settings.precision, device)
 
-        def forward(number: int) -> None:
-            self.report.preparing("passes through the model", number, PASSES)
+        def forward(number: int, most: int) -> None:
+            self.report.preparing("passes through the model", number, most)
             seed = seed_for(settings.seed, "study", number)
             with seeded(device, seed), autocast(dtype, device):
                 denoising.answer(pictures.batch(number + 1, 0))

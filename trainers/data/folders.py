@@ -53,7 +53,7 @@ def folder_kind(folder: Path) -> str:
         return "metadata"
     if packed_files(folder):
         return "packed"
-    if _pictures(folder):
+    if any(_image_names(folder)):
         return "pictures"
     if any(_sub_folders(folder)):
         return "sub-folders"
@@ -121,11 +121,15 @@ def _sub_folders(folder: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> list[str]:
     """The names of the files, without the masks among them; no paths, as there may be many."""
-    with os.scandir(folder) as inside:
-        names = sorted(entry.name for entry in inside if is_image_file(Path(entry.name)))
+    names = sorted(_image_names(folder))
     masked = {name: stem for name in names if (stem := _masked_stem(Path(name).stem))}
     pictures = set(masked.values()).intersection(Path(name).stem for name in names)
     return [name for name in names if masked.get(name) not in pictures]
+
+
+def _image_names(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as inside:
+        yield from (entry.name for entry in inside if is_image_file(Path(entry.name)))
 
 
 def _masked_stem(stem: str) -> str | None:

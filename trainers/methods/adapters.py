@@ -106,7 +106,7 @@ class Adapters:
             ParameterGroup("text", self._parameters(text)),
         ]
 
-    def study(self, forward: Callable[[int], None]) -> Sequence[Tensor]:
+    def study(self, forward: Callable[[int, int], None]) -> Sequence[Tensor]:
         return ()
 
     @contextmanager

@@ -21,7 +21,7 @@ ALIKE = 0.99
 ROWS = 1024
 """Of a layer's inputs in one pass, spread over all of them."""
 
-Forward = Callable[[int], None]
+Forward = Callable[[int, int], None]
 
 
 def directions(layers: Mapping[Module, int], forward: Forward) -> dict[Module, Tensor]:
@@ -29,13 +29,13 @@ def directions(layers: Mapping[Module, int], forward: Forward) -> dict[Module, T
     length 1, the strongest first: as many as asked for, fewer if the inputs have fewer; none for a
     layer that hardly anything goes through.
 
-    `layers`: linear ones and ungrouped convolutions, with the rank of each. `forward(number)`: lets
-    batch `number` (from 0) through the model.
+    `layers`: linear ones and ungrouped convolutions, with the rank of each. `forward`: see
+    `Method.study`.
     """
     watched = _Watched(layers)
     try:
         for number in range(PASSES):
-            forward(number)
+            forward(number, PASSES)
             if watched.after_pass():
                 break
     finally:
@@ -64,13 +64,8 @@ class _Watched:
         self._last = (None, None)
 
     def found(self) -> dict[Module, Tensor]:
-        found = {}
-        for layer, rank in self._layers.items():
-            owner = self._owners.get(layer)
-            rows = self._inputs[owner].directions if owner is not None else None
-            if rows is not None:
-                found[layer] = rows[:rank]
-        return found
+        rows = {layer: self._inputs[owner].directions for layer, owner in self._owners.items()}
+        return {layer: found for layer, found in rows.items() if found is not None}
 
     def _see(self, layer: Module, arguments: tuple[Any, ...]) -> None:
         x: Tensor = arguments[0]

@@ -108,7 +108,7 @@ class DreamBoothMethod:
             ParameterGroup("text", _learning([each for part in others for each in part])),
         ]
 
-    def study(self, forward: Callable[[int], None]) -> Sequence[Tensor]:
+    def study(self, forward: Callable[[int, int], None]) -> Sequence[Tensor]:
         return ()
 
     @contextmanager

@@ -91,7 +91,7 @@ class LoraMethod(Adapters):
     def learner(self, module: Module, rank: int, draw: torch.Generator) -> LoraLearner:
         return LoraLearner(module, self.settings, rank, draw)
 
-    def study(self, forward: Callable[[int], None]) -> Sequence[Tensor]:
+    def study(self, forward: Callable[[int, int], None]) -> Sequence[Tensor]:
         import torch
 
         if self.settings.start != EVA:

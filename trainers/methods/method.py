@@ -62,9 +62,10 @@ class Method(Protocol):
         """
         ...
 
-    def study(self, forward: Callable[[int], None]) -> Sequence[Tensor]:
-        """Right after `attach`: start from what goes through the layers. `forward(number)` lets
-        batch `number` (from 0) through the model. → the tensors that were changed; none for most.
+    def study(self, forward: Callable[[int, int], None]) -> Sequence[Tensor]:
+        """Right after `attach`: start from what goes through the layers. `forward(number, most)`
+        lets batch `number` (from 0) of at most `most` through the model. → the tensors that were
+        changed; none for most methods.
         """
         ...
 
