@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from in_turn import drawing, in_turn
 from likeness.pipelines.base_models import base_model
-from likeness.pipelines.generate import Sampling, generate
+from likeness.pipelines.generate import Sampling
 from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.spec import PipelineSpec
 
@@ -81,18 +81,7 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
     sampling = Sampling(
         PROMPT, NEGATIVE, steps=options.steps, seed=7, width=options.size, height=options.size
     )
-    previews: list[Any] = []
-
-    def ours() -> Any:
-        previews.clear()
-        return generate(
-            pipelines,
-            spec,
-            sampling,
-            on_step=lambda done, total: None,
-            on_preview=previews.append,
-        )[0]
-
+    ours = drawing(pipelines, spec, sampling)
     begun = time.perf_counter()
     ours()
     first = time.perf_counter() - begun
@@ -109,24 +98,11 @@ def measure(model: Path, options: argparse.Namespace) -> dict[str, Any]:
             generator=torch.Generator().manual_seed(7),
         ).images[0]
 
-    bare()
-    seconds: dict[str, list[float]] = {"likeness": [], "diffusers": []}
-    for number in range(options.repeats):
-        pictures = {}
-        sides = [("likeness", ours), ("diffusers", bare)]
-        for name, draw in sides if number % 2 == 0 else reversed(sides):
-            begun = time.perf_counter()
-            pictures[name] = draw().tobytes()
-            seconds[name].append(time.perf_counter() - begun)
-        assert pictures["likeness"] == pictures["diffusers"], "the pixels differ"
-        assert len(previews) == options.steps
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    pairs = zip(seconds["likeness"], seconds["diffusers"], strict=True)
-    ratios = [mine / theirs for mine, theirs in pairs]
+    told = in_turn(ours, bare, options.repeats)
     return {
-        "median seconds": {name: round(value, 3) for name, value in medians.items()},
-        "ratio of medians": round(medians["likeness"] / medians["diffusers"], 4),
-        "ratio of a round": [round(min(ratios), 4), round(max(ratios), 4)],
+        "median seconds": {name: round(told[name], 3) for name in ("likeness", "diffusers")},
+        "ratio of medians": round(told["ratio"], 4),
+        "ratio of a round": [round(told["smallest"], 4), round(told["largest"], 4)],
         "first call with loading, seconds": round(first, 2),
         "rounds": options.repeats,
         "steps": options.steps,

@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +29,9 @@ from typing import Any
 import torch
 from generate_overhead import random_model
 from guidance_use import Guides
+from in_turn import drawing, in_turn
 from likeness.pipelines.base_models import base_model
-from likeness.pipelines.generate import Sampling, generate
+from likeness.pipelines.generate import Sampling
 from likeness.pipelines.images import open_image
 from likeness.pipelines.loading import Pipelines
 from likeness.pipelines.spec import PipelineSpec
@@ -145,22 +144,6 @@ def measure(model: Model, options: argparse.Namespace) -> list[dict[str, Any]]:
     return results
 
 
-def drawing(pipelines: Pipelines, spec: PipelineSpec, sampling: Sampling) -> Callable[[], Any]:
-    previews: list[Any] = []
-
-    def draw() -> Any:
-        previews.clear()
-        return generate(
-            pipelines,
-            spec,
-            sampling,
-            on_step=lambda done, total: None,
-            on_preview=previews.append,
-        )[0]
-
-    return draw
-
-
 class Plain:
     """The plain pipelines around one further copy of the weights; "ControlNet" has to be drawn
     first, since an IP-Adapter changes the UNet for good.
@@ -222,33 +205,6 @@ class Plain:
             ).images[0]
 
         return draw
-
-
-def in_turn(ours: Callable[[], Any], plain: Callable[[], Any], rounds: int) -> dict[str, Any]:
-    """Both draw, in turn, `rounds` times after one round that does not count."""
-    ours(), plain()
-    wall: dict[str, list[float]] = {"likeness": [], "diffusers": []}
-    busy: dict[str, list[float]] = {"likeness": [], "diffusers": []}
-    sides = [("likeness", ours), ("diffusers", plain)]
-    for number in range(rounds):
-        pictures = {}
-        for name, draw in sides if number % 2 == 0 else reversed(sides):
-            begun, begun_busy = time.perf_counter(), time.process_time()
-            pictures[name] = draw().tobytes()
-            wall[name].append(time.perf_counter() - begun)
-            busy[name].append(time.process_time() - begun_busy)
-        assert pictures["likeness"] == pictures["diffusers"], "the pixels differ"
-    medians = {name: statistics.median(values) for name, values in wall.items()}
-    processor = {name: statistics.median(values) for name, values in busy.items()}
-    pairs = zip(wall["likeness"], wall["diffusers"], strict=True)
-    ratios = [mine / theirs for mine, theirs in pairs]
-    return {
-        **medians,
-        "ratio": medians["likeness"] / medians["diffusers"],
-        "smallest": min(ratios),
-        "largest": max(ratios),
-        "processor": processor["likeness"] / processor["diffusers"],
-    }
 
 
 def drawn_edges(side: int) -> Image.Image:

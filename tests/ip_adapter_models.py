@@ -81,8 +81,12 @@ def full_face_projection(context, seed, width=HIDDEN):
 
 def plus_projection(context, seed, width=HIDDEN, inner=64, queries=3):
     """The resampler as h94/IP-Adapter's files spell it: attention in `0`, feed-forward in `1`."""
+    shapes = {"latents": (1, queries, inner), **_resampler(context, inner, width)}
+    return _random({name: torch.empty(shape) for name, shape in shapes.items()}, seed)
+
+
+def _resampler(context, inner, width):
     shapes = {
-        "latents": (1, queries, inner),
         "proj_in.weight": (inner, width),
         "proj_in.bias": (inner,),
         "proj_out.weight": (context, inner),
@@ -92,7 +96,7 @@ def plus_projection(context, seed, width=HIDDEN, inner=64, queries=3):
     }
     for layer in range(4):
         shapes |= {f"layers.{layer}.{name}": shape for name, shape in _block(inner).items()}
-    return _random({name: torch.empty(shape) for name, shape in shapes.items()}, seed)
+    return shapes
 
 
 def _block(inner):
@@ -133,16 +137,7 @@ def faceid_plus_projection(context, seed, width=HIDDEN):
         "norm.weight": (inner,),
         "norm.bias": (inner,),
     }
-    resampler = {
-        "proj_in.weight": (inner, width),
-        "proj_in.bias": (inner,),
-        "proj_out.weight": (context, inner),
-        "proj_out.bias": (context,),
-        "norm_out.weight": (context,),
-        "norm_out.bias": (context,),
-    }
-    for layer in range(4):
-        resampler |= {f"layers.{layer}.{name}": shape for name, shape in _block(inner).items()}
+    resampler = _resampler(context, inner, width)
     shapes |= {f"perceiver_resampler.{name}": shape for name, shape in resampler.items()}
     return _random({name: torch.empty(shape) for name, shape in shapes.items()}, seed)
 

@@ -116,18 +116,23 @@ def upernet(folder: Path) -> Path:
     return _saved(folder, library.UperNetForSemanticSegmentation(config), processor)
 
 
-def mask2former(folder: Path) -> Path:
+def _swin():
     import transformers as library
 
-    backbone = library.SwinConfig(
+    return library.SwinConfig(
         embed_dim=8,
         depths=[1, 1, 1, 1],
         num_heads=[1, 1, 2, 2],
         image_size=64,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )
+
+
+def mask2former(folder: Path) -> Path:
+    import transformers as library
+
     config = library.Mask2FormerConfig(
-        backbone_config=backbone,
+        backbone_config=_swin(),
         num_labels=150,
         hidden_dim=32,
         mask_feature_size=32,
@@ -147,15 +152,8 @@ def oneformer(folder: Path, tiny_base: Path) -> Path:
     """With the class names where only the hub has them."""
     import transformers as library
 
-    backbone = library.SwinConfig(
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 2, 2],
-        image_size=64,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
     config = library.OneFormerConfig(
-        backbone_config=backbone,
+        backbone_config=_swin(),
         num_labels=150,
         num_queries=8,
         conv_dim=32,
