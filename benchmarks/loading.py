@@ -145,7 +145,7 @@ def run(python: str, code: str, options: argparse.Namespace, dtype: str) -> dict
     told = f"DTYPE, DEVICE = {dtype!r}, {options.device!r}\n"
     script = f"{MEASURE}\n{told}{code}\nmeasured(load, {str(options.checkpoint.resolve())!r})"
     # Threads that wait must not spin, or what shares the machine decides who looks fast.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {"GOMP_SPINCOUNT": "1000", **os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [python, "-c", script], capture_output=True, text=True, env=environment, cwd="/"
     )

@@ -11,7 +11,7 @@ import pytest
 from .tiny_models import tiny_models  # noqa: F401 - a fixture for all
 
 # As the command line does, before anything loads torch: tests share their machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 if "PYTEST_XDIST_WORKER" in os.environ:  # several of them already use all cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -210,13 +210,18 @@ def test_a_traceback_only_when_asked_for(likeness):
     assert "Traceback" in likeness("run", "{", "--verbose")[2]
 
 
-@pytest.mark.parametrize(("chosen", "heeded"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+@pytest.mark.parametrize(
+    ("chosen", "heeded"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
 def test_threads_share_the_machine_unless_told_otherwise(likeness, monkeypatch, chosen, heeded):
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    if chosen:
-        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that what it was comes back
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
     likeness("nodes")
-    assert os.environ["OMP_WAIT_POLICY"] == heeded
+    assert os.environ.get("GOMP_SPINCOUNT") == heeded
 
 
 def test_nodes_are_described_as_comfyui_does(likeness):
