@@ -57,8 +57,8 @@ class Denoising:
         predicted = self.answer(batch).float()
         errors = self.objective.errors(predicted, batch.target)
         errors = _masked_mean(errors, batch.mask) * batch.weights
-        parts = {"instance": errors[: batch.instances].detach().mean()}
         loss = errors[: batch.instances].mean()
+        parts = {"instance": loss.detach()}
         if batch.instances < len(errors):
             parts["prior"] = errors[batch.instances :].detach().mean()
             shared = errors[batch.instances :] * batch.shares[batch.instances :]

@@ -139,20 +139,21 @@ def _accumulate(training: Training, step: int) -> tuple[float, dict[str, float]]
     import torch
 
     count = training.settings.accumulation
-    found: dict[str, list[Tensor]] = {"loss": []}
+    found: list[Tensor] = []
+    names: list[str] = []
     for micro in range(count):
         batch = training.batches.batch(step, micro)
         training.method.begin(step, micro, training.settings.seed)
         loss, parts = _loss(training, batch, "inside", step, micro)
         training.machinery.backward(loss / count)
-        for name, part in {"loss": loss.detach(), **parts}.items():
-            found.setdefault(name, []).append(part)
+        found += [loss.detach(), *parts.values()]
+        names = list(parts)
     # read all at once, when the device is done: each reading waits for it
-    numbers = torch.stack([torch.stack(parts).float().sum() / count for parts in found.values()])
-    total, *means = training.team.mean(*numbers.tolist())
+    numbers = torch.stack(found).view(count, -1).mean(0).tolist()
+    total, *means = training.team.mean(*numbers)
     if not math.isfinite(total):  # in all processes alike, so that all of them end
         raise TrainingDiverged(f"the loss became {total}")
-    return total, dict(zip(list(found)[1:], means, strict=True))
+    return total, dict(zip(names, means, strict=True))
 
 
 def _validate(training: Training) -> float:

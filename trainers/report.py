@@ -183,8 +183,8 @@ class Log:
     def append(self, line: LogLine) -> None:
         if self.path is None:
             return
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(_encode(vars(line)))
+        with self.path.open("ab", buffering=0) as stream:
+            stream.write(_encode(vars(line)).encode())
         if self._follower is not None:
             self._follower.log(line)
 

@@ -52,8 +52,10 @@ class Keys:
         Raises:
             KeyError: it is none of them.
         """
-        (number,) = self.numbers_of([_key(text)])
-        if number < 0:
+        key = _key(text)
+        near = int(self._sorted.searchsorted(key))
+        number = int(self._number[near]) if near < len(self) else -1
+        if number < 0 or self[number] != key:
             raise KeyError(text)
         return number
 

@@ -17,7 +17,6 @@ from .optimizers import make_optimizer, make_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Parameter
 
     from ..settings import TrainingSettings
 
@@ -31,6 +30,7 @@ class Machinery:
         import torch
 
         self.groups = [group for group in groups if group.parameters]
+        self.parameters = [weight for group in self.groups for weight in group.parameters]
         self.settings = settings
         self.team = team
         self.dtype = resolve_precision(settings.precision, team.device)
@@ -39,10 +39,6 @@ class Machinery:
         self.scaler = torch.amp.GradScaler(enabled=self.dtype == torch.float16)
         decay = settings.ema_decay
         self.average = RunningAverage(self.parameters, decay) if decay else None
-
-    @property
-    def parameters(self) -> list[Parameter]:
-        return [weight for group in self.groups for weight in group.parameters]
 
     @property
     def rates(self) -> dict[str, float]:
@@ -63,15 +59,17 @@ class Machinery:
         Raises:
             TrainingDiverged: the gradient is no number.
         """
-        import torch
+        from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-        parameters = self.parameters
-        self.team.average([weight.grad for weight in parameters if weight.grad is not None])
+        gradients = [each.grad for each in self.parameters if each.grad is not None]
+        self.team.average(gradients)
         self.scaler.unscale_(self.optimizer)
-        longest = self.settings.gradient_clip or float("inf")
-        length = float(torch.nn.utils.clip_grad_norm_(parameters, longest))
+        norm = get_total_norm(gradients)
+        length = float(norm)
         if not self.scaler.is_enabled() and not length < float("inf"):
             raise TrainingDiverged(f"the gradient became {length}")
+        if length > (self.settings.gradient_clip or float("inf")):  # else nothing to multiply
+            clip_grads_with_norm_(self.parameters, self.settings.gradient_clip, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
