@@ -33,7 +33,7 @@ FAILED, STOPPED = 1, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    _share_the_machine()
+    share_the_machine()
     command: Callable[[argparse.Namespace], dict[str, Any] | int] = options.command
     say = _Voice(options)
     try:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _share_the_machine() -> None:
+def share_the_machine() -> None:
     """Let torch's threads spin only for a moment before they sleep while they wait for each other,
     unless the user said otherwise.
 

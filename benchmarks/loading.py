@@ -22,6 +22,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from likeness.cli import share_the_machine
+
 MEASURE = """
 import gc, json, re, sys, time
 
@@ -144,8 +146,8 @@ def contenders(checkpoint: Path) -> dict[str, tuple[str, str]]:
 def run(python: str, code: str, options: argparse.Namespace, dtype: str) -> dict[str, Any]:
     told = f"DTYPE, DEVICE = {dtype!r}, {options.device!r}\n"
     script = f"{MEASURE}\n{told}{code}\nmeasured(load, {str(options.checkpoint.resolve())!r})"
-    # Threads that wait must not spin, or what shares the machine decides who looks fast.
-    environment = {"GOMP_SPINCOUNT": "1000", **os.environ, "HF_HUB_OFFLINE": "1"}
+    share_the_machine()  # without it what shares the machine decides who looks fast
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [python, "-c", script], capture_output=True, text=True, env=environment, cwd="/"
     )

@@ -39,6 +39,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from likeness.cli import share_the_machine
 from training_tables import print_flat, print_table
 
 HERE = Path(__file__).parent
@@ -56,8 +57,7 @@ Row = dict[str, Any]
 def main() -> None:
     options = parsed()
     options.work.mkdir(parents=True, exist_ok=True)
-    # As the command line does: without it what shares the machine decides who looks fast.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    share_the_machine()  # without it what shares the machine decides who looks fast
     os.environ["HF_HUB_OFFLINE"] = "1"
     if options.threads:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)

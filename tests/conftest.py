@@ -7,11 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
+from likeness.cli import share_the_machine
 
 from .tiny_models import tiny_models  # noqa: F401 - a fixture for all
 
 # As the command line does, before anything loads torch: tests share their machine.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+share_the_machine()
 if "PYTEST_XDIST_WORKER" in os.environ:  # several of them already use all cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -49,7 +49,7 @@ class Nursery:
         self.place = mmap.mmap(self._file.fileno(), 1)
         self.complaints = folder / "complaints.txt"
         self._errors = self.complaints.open("w")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(shared)],
             stdin=subprocess.PIPE,

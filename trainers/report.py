@@ -169,7 +169,7 @@ class Log:
             return
         lines = [line for line in read_log(self.path) if line["step"] <= step]
         with atomic_write(self.path) as temporary:
-            temporary.write_text("".join(_encode(line) for line in lines), encoding="utf-8")
+            temporary.write_bytes(b"".join(_encode(line) for line in lines))
         self._smoothed = lines[-1]["smoothed"] if lines else None
         if self._follower is not None:
             self._follower.started(step)
@@ -183,8 +183,8 @@ class Log:
     def append(self, line: LogLine) -> None:
         if self.path is None:
             return
-        with self.path.open("ab", buffering=0) as stream:
-            stream.write(_encode(vars(line)).encode())
+        with self.path.open("ab") as stream:
+            stream.write(_encode(vars(line)))
         if self._follower is not None:
             self._follower.log(line)
 
@@ -209,5 +209,5 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _encode(line: Mapping[str, Any]) -> str:
-    return json.dumps(line) + "\n"
+def _encode(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"

@@ -52,22 +52,19 @@ class Keys:
         Raises:
             KeyError: it is none of them.
         """
-        key = _key(text)
-        near = int(self._sorted.searchsorted(key))
-        number = int(self._number[near]) if near < len(self) else -1
-        if number < 0 or self[number] != key:
+        number = self._find(_key(text))
+        if number < 0:
             raise KeyError(text)
         return number
 
     def numbers_of(self, keys: Sequence[bytes]) -> list[int]:
         """Of each of `keys`, the number of the distinct one that it is; -1 for none."""
-        import numpy
+        return [self._find(key) for key in keys]
 
-        if not len(self) or not keys:
-            return [-1] * len(keys)
-        wanted = numpy.array(keys, _DTYPE)
-        near = numpy.searchsorted(self._sorted, wanted).clip(max=len(self) - 1)
-        return numpy.where(self._sorted[near] == wanted, self._number[near], -1).tolist()
+    def _find(self, key: bytes) -> int:
+        near = int(self._sorted.searchsorted(key))
+        number = int(self._number[near]) if near < len(self) else -1
+        return number if number >= 0 and self[number] == key else -1
 
 
 def _key(text: str) -> bytes:
