@@ -122,6 +122,7 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     from .headless import workflow
     from .headless.executor import Executor
+    from .headless.logs import logged_lines
     from .headless.overrides import override
     from .headless.replacements import fill_in_prefixes
     from .headless.results import collected, locate_here
@@ -141,7 +142,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     _tell_left_out(graph, say)
     for setting in options.set:
         graph = override(graph, infos, setting)
-    with _stop_on_ctrl_c(here):
+    with _stop_on_ctrl_c(here), logged_lines(say, say.error):
         result = runner.run(fill_in_prefixes(graph), infos)
         locate = runner.fetch if isinstance(runner, Server) else locate_here
         outputs: Outputs = collected(result.ui, locate)

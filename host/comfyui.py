@@ -114,14 +114,14 @@ class ComfyHost:
         model_management.throw_exception_if_processing_interrupted()
 
     def on_request(self, subject: str, answer: Answer) -> None:
-        """`GET /likeness/<subject>[/<node id>]`, `POST /likeness/<subject>/<node id>/<request>`."""
+        """`GET /likeness/<subject>[/<id>]`, `POST /likeness/<subject>/<id>/<request>`."""
         from aiohttp import web
         from server import PromptServer
 
         async def reply(asked: web.Request) -> web.Response:
             told = asked.match_info
             try:
-                said, status = answer(told.get("node_id", ""), told.get("request", "")), 200
+                said, status = answer(told.get("id", ""), told.get("request", "")), 200
             except LookupError as error:
                 said, status = {"error": str(error)}, 404
             except ValueError as error:
@@ -130,8 +130,8 @@ class ComfyHost:
 
         routes = PromptServer.instance.routes
         routes.get(f"/likeness/{subject}")(reply)
-        routes.get(f"/likeness/{subject}/{{node_id}}")(reply)
-        routes.post(f"/likeness/{subject}/{{node_id}}/{{request}}")(reply)
+        routes.get(f"/likeness/{subject}/{{id}}")(reply)
+        routes.post(f"/likeness/{subject}/{{id}}/{{request}}")(reply)
 
     def is_interruption(self, error: BaseException) -> bool:
         """ComfyUI's own class is a `BaseException`: `except Exception` never sees it."""
@@ -232,17 +232,19 @@ class NodeBar:
     """
 
     def __init__(self, total: int) -> None:
-        from comfy.utils import ProgressBar
         from comfy_execution.utils import get_executing_context
 
         context = get_executing_context()
         self.node_id = str(context.node_id) if context else ""
-        self._bar = ProgressBar(total, node_id=context.node_id if context else None)
+        self._begin(total)
 
     def update(self, value: int, total: int | None = None, preview: Any = None) -> None:
         from comfy import model_management
         from comfy.cli_args import args
 
+        total = total or self._bar.total
+        if total != self._bar.total or value < self._bar.current:
+            self._begin(total)  # ComfyUI's bar shows nothing below what it showed
         shown = ("JPEG", preview.convert("RGB"), args.preview_size) if preview is not None else None
         self._bar.update_absolute(value, total, shown)
         # ComfyUI's bar leaves out updates that come too quickly, and the stop button with them.
@@ -252,3 +254,8 @@ class NodeBar:
         from server import PromptServer
 
         PromptServer.instance.send_progress_text(text, self.node_id)
+
+    def _begin(self, total: int) -> None:
+        from comfy.utils import ProgressBar
+
+        self._bar = ProgressBar(total, node_id=self.node_id or None)

@@ -35,7 +35,7 @@ class ProgressBar(Protocol):
 
 
 Answer = Callable[[str, str], Any]
-"""From a node's id and a request, both "" where the question names none, to something JSON-ready.
+"""From a thing's id and a request, both "" where the question names none, to something JSON-ready.
 `LookupError`: there is no such thing; `ValueError`: it cannot be asked that.
 """
 

@@ -164,25 +164,29 @@ class TerminalBar:
     node_id = ""
 
     def __init__(self, host: StandaloneHost, total: int, *, visible: bool) -> None:
-        self._host = host
-        self._total = total
+        self._host, self._total, self._visible = host, total, visible
+        self._text = ""
         self._bar: Any = None
-        if visible:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, file=sys.stderr)
 
     def update(self, value: int, total: int | None = None, preview: Any = None) -> None:
         self._total = total or self._total
-        if self._bar is not None:
-            self._bar.total = self._total
-            self._bar.n = value
-            self._bar.refresh()
-            if value >= self._total:
-                self._bar.close()
+        if self._visible:
+            self._draw(value)
         self._host.throw_if_interrupted()
 
     def tell(self, text: str) -> None:
         """The first line, beside the bar."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(text.partition("\n")[0], refresh=False)
+        self._text = text.partition("\n")[0]
+
+    def _draw(self, value: int) -> None:
+        """Each stretch of the work, such as preparing and training, has a line of its own."""
+        from tqdm import tqdm
+
+        if self._bar is None or self._bar.total != self._total or value < self._bar.n:
+            if self._bar is not None:
+                self._bar.close()
+            self._bar = tqdm(total=self._total, initial=value, file=sys.stderr)
+        self._bar.n = value
+        self._bar.set_postfix_str(self._text)
+        if value >= self._total:
+            self._bar.close()

@@ -88,6 +88,15 @@ def progress(steps, seconds):
     return "done"
 
 
+def stretches(totals):
+    """One bar for several stretches of work, each to its end."""
+    bar = our_host().progress(1)
+    for total in totals:
+        for step in range(1, total + 1):
+            bar.update(step, total)
+    return "done"
+
+
 def need(gigabytes):
     """What ComfyUI does before it loads a model of its own."""
     from comfy import model_management
@@ -96,7 +105,7 @@ def need(gigabytes):
 
 
 KEPT = {}
-ACTIONS = {f.__name__: f for f in (describe, find, keep, use, forget, progress, need)}
+ACTIONS = {f.__name__: f for f in (describe, find, keep, use, forget, progress, stretches, need)}
 
 
 class Probe(io.ComfyNode):

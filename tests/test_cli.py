@@ -92,6 +92,28 @@ class TestRun:
     def test_quiet_says_nothing(self, likeness):
         assert likeness("run", text(), "--quiet")[2] == ""
 
+    def test_what_nodes_tell_is_a_line_each_and_warnings_come_through_quiet(
+        self, likeness, monkeypatch
+    ):
+        import logging
+
+        from likeness.headless import core_nodes
+
+        class Tells(core_nodes.PreviewAny):
+            @classmethod
+            def execute(cls, source):
+                log = logging.getLogger(core_nodes.__name__)
+                log.info("auto: %s", source)
+                log.warning("beware")
+                return super().execute(source)
+
+        others = [node for node in CORE_NODES if node is not core_nodes.PreviewAny]
+        monkeypatch.setattr(core_nodes, "CORE_NODES", (*others, Tells))
+        said = likeness("run", text())[2].splitlines()
+        assert {"auto: hi", "beware"} <= set(said)
+        assert likeness("run", text(value="ho"), "--quiet")[2].splitlines() == ["beware"]
+        assert not logging.getLogger("likeness").handlers
+
     def test_folders_can_be_chosen(self, likeness, folder):
         (folder / "input").rename(folder / "pictures")
         options = ["--input", "pictures", "--output", "results", "--json"]

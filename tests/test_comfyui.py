@@ -120,10 +120,19 @@ def test_progress_and_previews_reach_the_browser(comfyui):
     assert texts == [("7", f"{step} of 4") for step in (1, 2, 3, 4)]
 
 
+def test_the_bar_of_a_training_moves_after_that_of_a_longer_preparation(comfyui):
+    """ComfyUI's own bar leaves out everything below what it showed last."""
+    inputs = {"action": "stretches", "arguments": "[[48, 6]]"}
+    told = comfyui.watch({"7": {"class_type": "LikenessProbe", "inputs": inputs}})
+    steps = [(data["value"], data["max"]) for kind, data in told if kind == "progress"]
+    assert steps[0] == (1, 48) and steps[-1] == (6, 6)
+    assert steps[steps.index((48, 48)) + 1] == (1, 6)
+
+
 def test_trainings_can_be_asked_about_and_nothing_else(comfyui):
-    assert all("/" not in node for node in comfyui.get("/likeness/training"))
+    assert all("/" not in id for id in comfyui.get("/likeness/training"))
     for path in ("999", "999/stop", "999/save", "..%2F..%2Finput/stop", "999/delete"):
-        with pytest.raises((ComfyUIError, HTTPError), match=r"trains nothing|404"):
+        with pytest.raises((ComfyUIError, HTTPError), match=r"there is no training|404"):
             if "/" in path:
                 comfyui.post(f"/likeness/training/{path}", {})
             else:

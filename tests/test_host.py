@@ -231,6 +231,23 @@ def test_bar_is_drawn_on_a_terminal(place, monkeypatch, capsys):
     assert "2/2" in drawn and "step 1" in drawn and "more" not in drawn
 
 
+def test_every_stretch_of_the_work_has_a_bar_of_its_own(place, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bar = StandaloneHost(place / "models", place / "output").progress(1)
+    for done in (1, 2):
+        bar.update(done, 2)  # preparing, to its end
+    for step in (0, 1, 2, 3):
+        bar.tell(f"step {step}")
+        bar.update(step, 3)
+    bar.update(1, 3)  # and another one, as long
+    drawn = capsys.readouterr().err
+    assert "0/1" not in drawn, "the bar's first total was a guess"
+    seen = [drawn.index(f"{done}/{total}") for done, total in ((1, 2), (2, 2), (1, 3), (3, 3))]
+    assert seen == sorted(seen)
+    assert "2/3" in drawn and "step 2" in drawn
+    assert drawn.rindex("1/3") > drawn.index("3/3")
+
+
 def test_the_one_host_can_be_replaced(here):
     before = use(here)
     try:
