@@ -48,7 +48,7 @@ class TrainDreamBooth(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name, **_):
+    def fingerprint_inputs(cls, name=None, **_):
         return stops(name)
 
     @classmethod

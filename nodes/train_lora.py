@@ -47,7 +47,7 @@ class TrainLora(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name, **_):
+    def fingerprint_inputs(cls, name=None, **_):
         return stops(name)
 
     @classmethod

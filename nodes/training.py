@@ -99,16 +99,17 @@ def run_training(
         return folder, result, shown(result, report.ended(result))
 
 
-def stops(name: str) -> int:
+def stops(name: str | None) -> int:
     """How often the training called `name` was stopped and kept: the graph went on with what was
-    learned until then, and when it is queued again, the training has to go on too.
+    learned until then, and when it is queued again, the training has to go on too. None: the name
+    comes from another node, which ComfyUI does not tell here, so it may be any of them.
     """
-    return _stopped.get(name, 0)
+    return sum(_stopped.values()) if name is None else _stopped.get(name, 0)
 
 
 def shown(result: TrainingResult, text: str) -> dict[str, list[Any]]:
     """What the node shows when it is done: a text, and the newest preview pictures of the run."""
-    output = host().output_directory()
+    output = host().output_directory().resolve()  # as the run folder is
     pictures = [
         {
             "filename": path.name,

@@ -90,7 +90,7 @@ class NodeReport:
         watched = self._watched
         watched.total = watched.total or result.steps_done
         watched.step = result.steps_done
-        if result.found:
+        if not watched.curve.points:  # found, or stopped before it went on
             self._draw_again(result.steps_done)
         self._message = ""
         self._tell(summary(result, watched, self._resumed_at), hurry=True)
@@ -123,7 +123,8 @@ def summary(result: TrainingResult, watched: Watched, resumed_at: int) -> str:
         return f"found: trained before, {result.steps_done} steps{at_loss}"
     went_on = f", went on from step {resumed_at}" if resumed_at else ""
     if result.stopped:
-        return f"stopped at step {result.steps_done} of {watched.total}{at_loss}{went_on}"
+        of = f" of {watched.total}" if watched.total > result.steps_done else ""
+        return f"stopped at step {result.steps_done}{of}{at_loss}{went_on}"
     return f"trained {result.steps_done} steps{at_loss}{went_on}"
 
 

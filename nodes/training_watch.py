@@ -1,6 +1,7 @@
 """The trainings that nodes of this process run or ran, for the browser to look at and to ask.
 
-Whoever asks names a node, never a folder: only what a node trains here can be reached.
+Whoever asks names a training by an id of its own, never a folder: only what a node trains here can
+be reached.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ..trainers.machine.control import REQUESTS, Control
 from ..trainers.report import SMOOTHING
@@ -45,11 +47,13 @@ class Curve:
 class Watched:
     """One training as a browser sees it.
 
-    `folder`: the run's. `workflow`: the id of the graph on the canvas, "" if there is none.
-    `text`: what is shown below the bar. `asked`: what was asked of it since it began.
+    `folder`: the run's. `node`: the id of the node that trains, such as `"1:2"`; `workflow`: of the
+    graph on the canvas, "" if there is none. `text`: what is shown below the bar. `asked`: what was
+    asked of it since it began.
     """
 
     folder: Path
+    node: str
     workflow: str
     running: bool = True
     step: int = 0
@@ -58,11 +62,14 @@ class Watched:
     curve: Curve = field(default_factory=Curve)
     asked: set[str] = field(default_factory=set)
 
+    def place(self) -> dict[str, Any]:
+        """Where it runs, and whether; ready for JSON."""
+        return {"node": self.node, "workflow": self.workflow, "running": self.running}
+
     def status(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
-            "workflow": self.workflow,
-            "running": self.running,
+            **self.place(),
             "step": self.step,
             "total": self.total,
             "text": self.text,
@@ -92,39 +99,39 @@ class Watched:
 
 
 _trainings: dict[str, Watched] = {}
-"""By node id; the newest last."""
+"""By an id of their own; the newest last. Of each node of a graph, the newest alone."""
 
 
 @contextmanager
 def watched(node_id: str, folder: Path, workflow: str) -> Iterator[Watched]:
-    """The training of a node, to be found by its id from now on, also when it has ended."""
-    training = Watched(folder, workflow)
+    """The training of a node, to be found from now on, also when it has ended."""
+    training = Watched(folder, node_id, workflow)
     if node_id:
-        _trainings.pop(node_id, None)
-        _trainings[node_id] = training
-        for old in list(_trainings)[:-MOST_TRAININGS]:
-            del _trainings[old]
+        for id, old in list(_trainings.items()):
+            if (old.node, old.workflow) == (node_id, workflow):
+                del _trainings[id]
+        _trainings[uuid4().hex] = training
+        for id in list(_trainings)[:-MOST_TRAININGS]:
+            del _trainings[id]
     try:
         yield training
     finally:
         training.running = False
 
 
-def answer(node_id: str, request: str) -> dict[str, Any]:
-    """What the browser is told. No node: which there are. No request: how that training stands.
+def answer(training_id: str, request: str) -> dict[str, Any]:
+    """What the browser is told. No id: which trainings there are, the newest last. No request: how
+    that training stands.
 
     Raises:
-        LookupError: that node trains nothing here.
+        LookupError: there is no such training here.
         ValueError: it cannot be asked that.
     """
-    if not node_id:
-        return {
-            id: {"workflow": training.workflow, "running": training.running}
-            for id, training in _trainings.items()
-        }
-    training = _trainings.get(node_id)
+    if not training_id:
+        return {id: training.place() for id, training in _trainings.items()}
+    training = _trainings.get(training_id)
     if training is None:
-        raise LookupError(f"node {node_id} trains nothing")
+        raise LookupError(f"there is no training {training_id} here")
     if request:
         training.ask(request)
     return training.status()

@@ -175,6 +175,28 @@ def test_stop_and_keep_while_it_trains_also_after_a_reload(page, comfyui, tmp_pa
     page.screenshot(path=str(tmp_path / "kept.png"))
 
 
+def test_the_panel_shows_the_curve_of_the_training_it_belongs_to(page):
+    """Of one that was found, and not of another graph that was made from the same example."""
+    shows = f"() => document.querySelector('{PANEL} title')?.textContent.includes('%s steps')"
+
+    def train(steps):
+        change = {**SMALL, "LikenessTrainLora.steps": steps, "LikenessTrainLora.seed": 78}
+        page.evaluate(SET, change)
+        page.evaluate("() => window.app.queuePrompt(0)")
+        page.wait_for_function(shows % steps, timeout=120_000)
+
+    drop(page, QUICKSTART, "application/json")
+    train(3)
+    train(4)
+    train(3)  # found at once
+    one = page.evaluate("() => window.app.graph.id")
+    drop(page, QUICKSTART, "application/json")
+    other = page.evaluate("() => window.app.graph.id")
+    assert one and other and one != other
+    page.wait_for_timeout(3000)
+    assert page.locator(PANEL).count() == 0, "this graph has trained nothing"
+
+
 def test_the_template_browser_lists_the_examples(page, comfyui):
     templates = comfyui.get("/api/workflow_templates")
     for name in (

@@ -9,7 +9,7 @@ import pytest
 from likeness.headless.inputs import input_specs, nest
 from likeness.headless.widgets import fill_in
 from likeness.host import StandaloneHost, io, use
-from likeness.nodes import NODES, training_watch
+from likeness.nodes import NODES, training, training_watch
 from likeness.nodes.training_report import NodeReport, grid, in_words
 from likeness.nodes.training_watch import MOST_POINTS, MOST_TRAININGS, Curve, answer, watched
 from likeness.pipelines.spec import PipelineSpec
@@ -21,6 +21,11 @@ from .conftest import SUBJECT
 NODE = "7"
 TRAINING = {"LikenessTrainLora": "lora", "LikenessTrainDreamBooth": "dreambooth"}
 WATCHED = {setting.name for setting in describe(WatchSettings)}
+
+
+def asked(request):
+    """The newest training, asked for something."""
+    return answer(list(answer("", ""))[-1], request)
 
 
 class Bar:
@@ -36,8 +41,8 @@ class Bar:
         self.values.append((value, total))
         if preview is not None:
             self.previews.append(preview)
-        if NODE in answer("", ""):
-            self._after(answer(NODE, "")["step"])
+        if answer("", ""):
+            self._after(asked("")["step"])
 
     def tell(self, text):
         self.texts.append(text)
@@ -220,18 +225,30 @@ def test_stop_and_keep_hands_on_what_was_learned_and_goes_on_next_time(
     place, spec, samples, node_id
 ):
     sockets = {"pipeline": spec, "images": samples}
-    place.after = lambda step: step == 2 and answer(NODE, "stop")
+    place.after = lambda step: step == 2 and asked("stop")
     stopped = queue(node_id, sockets, steps=4, name="m")
     assert stopped.ui["text"][0].startswith("stopped at step 2 of 4, loss ")
     assert len(stopped.result[1]["loss"]) == 2
-    assert answer("", "") == {NODE: {"workflow": "graph", "running": False}}
+    assert [*answer("", "").values()] == [{"node": NODE, "workflow": "graph", "running": False}]
 
     place.after = lambda step: None
     done = queue(node_id, sockets, steps=4, name="m")
     assert done.ui["text"][0].startswith("trained 4 steps")
     assert "went on from step 2" in done.ui["text"][0]
-    points = answer(NODE, "")["points"]
+    points = asked("")["points"]
     assert [step for step, _, _ in points] == [1, 2, 3, 4], "the curve goes on, too"
+
+
+def test_stop_and_keep_while_it_is_prepared_anew_shows_what_was_learned_before(
+    place, spec, samples
+):
+    sockets = {"pipeline": spec, "images": samples}
+    place.after = lambda step: step == 2 and asked("stop")
+    queue("LikenessTrainLora", sockets, steps=4, name="m")
+    place.after = lambda step: asked("stop")
+    shown = queue("LikenessTrainLora", sockets, steps=4, name="m")
+    assert shown.ui["text"][0].startswith("stopped at step 2, loss 0.")
+    assert len(shown.result[1]["loss"]) == 2 and len(asked("")["points"]) == 2
 
 
 def test_save_now_leaves_a_result_and_goes_on(place, spec, samples):
@@ -241,7 +258,7 @@ def test_save_now_leaves_a_result_and_goes_on(place, spec, samples):
 
     def look(step):
         if step == 2:
-            answer(NODE, "save")
+            asked("save")
         if step == 3:
             (path,) = place.output_directory().glob("likeness/runs/m-*")
             seen.append(RunFolder(path, {}).outcome)
@@ -263,7 +280,7 @@ def test_the_stop_button_of_the_host_stops_it_with_everything_saved(place, spec,
     sockets = {"pipeline": spec, "images": samples}
     with pytest.raises(Interrupted):
         queue("LikenessTrainLora", sockets, steps=3, name="m")
-    assert answer("", "")[NODE]["running"] is False
+    assert asked("")["running"] is False
     place.after = lambda step: None
     done = queue("LikenessTrainLora", sockets, steps=3, name="m")
     assert "went on from step" in done.ui["text"][0]
@@ -271,20 +288,20 @@ def test_the_stop_button_of_the_host_stops_it_with_everything_saved(place, spec,
 
 def test_only_trainings_of_this_process_can_be_asked(place, tmp_path):
     with watched(NODE, tmp_path, "graph") as training:
-        assert answer("", "") == {NODE: {"workflow": "graph", "running": True}}
-        for stranger in ("8", "..", "../..", str(tmp_path)):
-            with pytest.raises(LookupError, match="trains nothing"):
+        assert [*answer("", "").values()] == [{"node": NODE, "workflow": "graph", "running": True}]
+        for stranger in (NODE, "..", "../..", str(tmp_path)):
+            with pytest.raises(LookupError, match="there is no training"):
                 answer(stranger, "stop")
         for request in ("delete", "../stop", "stop/../../x"):
             with pytest.raises(ValueError, match="cannot be asked"):
-                answer(NODE, request)
+                asked(request)
         assert list(tmp_path.iterdir()) == []
-        assert answer(NODE, "stop")["asked"] == ["stop"]
+        assert asked("stop")["asked"] == ["stop"]
         assert [path.name for path in tmp_path.iterdir()] == ["request-stop"]
         assert training.asked == {"stop"}
     with pytest.raises(ValueError, match="has ended"):
-        answer(NODE, "save")
-    assert answer(NODE, "")["running"] is False, "its curve can still be looked at"
+        asked("save")
+    assert asked("")["running"] is False, "its curve can still be looked at"
 
 
 def test_a_node_without_an_id_cannot_be_asked_and_few_are_remembered(place, tmp_path):
@@ -293,7 +310,43 @@ def test_a_node_without_an_id_cannot_be_asked_and_few_are_remembered(place, tmp_
     for number in range(MOST_TRAININGS + 5):
         with watched(str(number), tmp_path, ""):
             pass
-    assert list(answer("", "")) == [str(number) for number in range(5, MOST_TRAININGS + 5)]
+    nodes = [training["node"] for training in answer("", "").values()]
+    assert nodes == [str(number) for number in range(5, MOST_TRAININGS + 5)]
+
+
+def test_the_same_node_of_two_graphs_and_a_new_training_of_one_are_told_apart(place, tmp_path):
+    for workflow in ("dog", "cat"):
+        with watched(NODE, tmp_path, workflow):
+            pass
+    dog, cat = answer("", "")
+    assert answer(dog, "")["workflow"] == "dog" and answer(cat, "")["workflow"] == "cat"
+    with watched(NODE, tmp_path, "dog"):
+        pass
+    assert [training["workflow"] for training in answer("", "").values()] == ["cat", "dog"]
+    assert dog not in answer("", ""), "a panel that still shows the old curve has to see that"
+
+
+def test_a_name_out_of_another_node_goes_on_after_a_stop_as_well(monkeypatch):
+    """ComfyUI tells `fingerprint_inputs` nothing of it."""
+    monkeypatch.setattr(training, "_stopped", {"dog": 1})
+    for node_id in TRAINING:
+        mark = node_of(node_id).fingerprint_inputs
+        assert mark(name="cat") != mark(name="dog")
+        assert mark(name="cat") != mark(name=None) == mark()
+        training._stopped["dog"] += 1
+        assert mark(name=None) == 2
+        training._stopped["dog"] -= 1
+
+
+def test_previews_are_shown_where_the_output_folder_is_a_link(place, tmp_path):
+    from types import SimpleNamespace
+
+    (tmp_path / "disk").mkdir()
+    place.output_directory().symlink_to(tmp_path / "disk")
+    path = (place.output_directory() / "runs" / "samples" / "step-1.png").resolve()
+    shown = training.shown(SimpleNamespace(samples=[path]), "done")
+    expected = {"filename": "step-1.png", "subfolder": "runs/samples", "type": "output"}
+    assert shown["images"] == [expected]
 
 
 def test_a_page_that_is_loaded_anew_gets_the_newest_pictures_again(place, tmp_path):
@@ -306,7 +359,7 @@ def test_a_page_that_is_loaded_anew_gets_the_newest_pictures_again(place, tmp_pa
         report.sample(1, [Image.new("RGB", (8, 8))])
         report.step(2, 9, 1.0, {}, 1e-4, 1.0)
         assert len(bar.previews) == 1
-        answer(NODE, "show")
+        asked("show")
         for step in (3, 4):
             report.step(step, 9, 1.0, {}, 1e-4, 1.0)
     assert len(bar.previews) == 2, "once for each time it was asked"
@@ -335,7 +388,7 @@ def test_texts_are_told_a_few_times_a_second_and_all_lines_of_importance(place, 
         line, message, auto = bar.texts[-1].splitlines()
         assert line == "step 500/500 · loss 0.5000 · rate 0.0001 · 2 min left"
         assert (message, auto) == ("· needs about 6 GB", "· auto: steps: 500")
-        assert answer(NODE, "")["text"] == bar.texts[-1]
+        assert asked("")["text"] == bar.texts[-1]
 
 
 def test_time_in_words_and_pictures_in_a_grid():
@@ -350,7 +403,7 @@ def test_time_in_words_and_pictures_in_a_grid():
 
 
 def test_a_process_of_its_own_shows_the_same_and_is_stopped_the_same(place, spec, samples):
-    place.after = lambda step: step == 2 and answer(NODE, "stop")
+    place.after = lambda step: step == 2 and asked("stop")
     shown = queue(
         "LikenessTrainLora",
         {"pipeline": spec, "images": samples},

@@ -198,6 +198,32 @@ def test_a_stop_before_the_first_step_says_that_nothing_was_learned(job, pipelin
     assert len(list(tmp_path.glob("class_images/*/*.png"))) < 2, "it stopped while making them"
 
 
+class StopsAfter(QuietReport):
+    def __init__(self, step):
+        self.step_to_stop, self.now = step, 0
+
+    def step(self, step, *rest):
+        self.now = step
+
+    def should_stop(self):
+        return self.now >= self.step_to_stop
+
+
+def test_a_stop_while_it_is_prepared_to_go_on_hands_on_what_was_learned_before(
+    job, pipelines, tmp_path
+):
+    folder = create_or_find(tmp_path, "monster", job)
+    first = train(folder, pipelines, StopsAfter(2))
+    assert (first.steps_done, first.stopped) == (2, True)
+    kept = first.path.read_bytes()
+    again = train(folder, pipelines, StopsAtOnce())
+    assert (again.steps_done, again.stopped, again.found) == (2, True, False)
+    assert again.path.read_bytes() == kept
+    first.path.unlink()
+    with pytest.raises(NothingLearned):
+        train(folder, pipelines, StopsAtOnce())
+
+
 def test_memory_that_really_runs_out(nursery, job, tmp_path):
     training = replace(job.training, batch_size=1024, resolution=64)
     folder = create_or_find(tmp_path, "monster", replace(job, training=training))

@@ -17,6 +17,7 @@ from .data.prior_images import class_samples
 from .data.samples import Sample
 from .defaults import chosen, filled_in
 from .denoising import Captions, Denoising
+from .errors import NothingLearned
 from .failures import explaining
 from .fitting import find_fit, tell_estimate
 from .job import TrainingJob
@@ -49,7 +50,8 @@ def train(
     """Train the run to its end, going on from where it was stopped; a finished one is looked up.
 
     When `report.should_stop()` or the run folder (`machine.control`) says so, what was learned
-    until then is the result. Exceptions out of the report are passed on after everything was saved.
+    until then is the result, also if that was before it went on. Exceptions out of the report are
+    passed on after everything was saved.
     `team`: the processes that train it together; None: this one alone.
 
     Raises:
@@ -67,7 +69,11 @@ def train(
         if folder.is_finished:  # by another process, since we looked
             return result_of(folder, found=True)
         with applied(live, job.spec.loras), training_mode():
-            Run(folder, job, pipelines, live, team, report).train()
+            try:
+                Run(folder, job, pipelines, live, team, report).train()
+            except NothingLearned:  # while it was prepared again: what it learned before is there
+                if team.size > 1 or not folder.has_result:
+                    raise
     team.wait()
     return result_of(folder, found=False)
 

@@ -83,14 +83,16 @@ class RunFolder:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     @property
+    def has_result(self) -> bool:
+        """Whether something was learned, perhaps not to its last step, and its files are there."""
+        outcome = self.outcome
+        return outcome is not None and all((self.path / file).exists() for file in outcome["files"])
+
+    @property
     def is_finished(self) -> bool:
         """Whether it was trained to its last step, and its files are still there."""
         outcome = self.outcome
-        return (
-            outcome is not None
-            and not outcome["stopped"]
-            and all((self.path / file).exists() for file in outcome["files"])
-        )
+        return outcome is not None and not outcome["stopped"] and self.has_result
 
     def write_outcome(
         self, steps: int, stopped: bool, files: Sequence[Path], class_images: Sequence[Path]

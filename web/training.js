@@ -10,15 +10,22 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 /**
- * One training, as `/likeness/training/{node id}` tells it.
- * @typedef {object} Status
+ * Where a training runs, as `/likeness/training` tells it of all of them by their ids.
+ * @typedef {object} Place
+ * @property {string} node such as "1:2"
  * @property {string} workflow the id of the graph that it was queued from
  * @property {boolean} running
+ */
+
+/**
+ * The rest of one training, as `/likeness/training/{id}` tells it.
+ * @typedef {object} Rest
  * @property {number} step
  * @property {number} total steps
  * @property {string} text
  * @property {[number, number, number][]} points step, loss, smoothed loss
  * @property {string[]} asked requests since it began that it has not taken up
+ * @typedef {Place & Rest} Status
  */
 
 /**
@@ -26,7 +33,7 @@ import { api } from "../../scripts/api.js";
  * @property {HTMLElement} element
  * @property {HTMLElement} text
  * @property {HTMLElement} buttons
- * @property {(status: Status) => void} show
+ * @property {(id: string, status: Status) => void} show
  */
 
 const TRAINING_NODES = new Set(["LikenessTrainLora", "LikenessTrainDreamBooth"]);
@@ -92,15 +99,19 @@ async function look(fresh = false) {
   let running = false;
   const nodes = new Map(trainingNodes(graph()));
   if (nodes.size) {
-    const known = (await ask("")) ?? {};
-    for (const [id, node] of nodes) {
-      if (!(id in known) || isForeign(known[id].workflow)) continue;
-      running ||= known[id].running;
-      if (known[id].running || fresh || panels.get(node)?.element.dataset.running !== "false") {
+    /** @type {[string, Place][]} the newest first */
+    const known = Object.entries((await ask("")) ?? {}).reverse();
+    for (const [path, node] of nodes) {
+      const own = known.find(([, { node, workflow }]) => node === path && !isForeign(workflow));
+      if (!own) continue;
+      const [id, place] = own;
+      running ||= place.running;
+      const shown = panels.get(node)?.element.dataset;
+      if (place.running || fresh || shown?.training !== id || shown.running !== "false") {
         const status = await ask(`/${id}`);
-        if (status) panelOf(node, id).show(status);
+        if (status) panelOf(node).show(id, status);
       }
-      if (fresh && known[id].running) await ask(`/${id}/show`, "POST");
+      if (fresh && place.running) await ask(`/${id}/show`, "POST");
     }
   }
   clearTimeout(timer);
@@ -142,13 +153,12 @@ async function ask(path, method = "GET") {
 /**
  * The panel of a node, made when it is first needed.
  * @param {any} node
- * @param {string} id
  * @returns {Panel}
  */
-function panelOf(node, id) {
+function panelOf(node) {
   const known = panels.get(node);
   if (known) return known;
-  const panel = makePanel(node, id);
+  const panel = makePanel(node);
   const height = () => 90 + (panel.text.hidden ? 0 : 60) + (panel.buttons.hidden ? 0 : 32);
   const options = { serialize: false, getMinHeight: height, getMaxHeight: height };
   const widget = node.addDOMWidget(WIDGET, "likeness-training", panel.element, options);
@@ -160,10 +170,9 @@ function panelOf(node, id) {
 
 /**
  * @param {any} node
- * @param {string} id
  * @returns {Panel}
  */
-function makePanel(node, id) {
+function makePanel(node) {
   const element = make("div", { display: "flex", flexDirection: "column", gap: "4px" });
   element.className = "likeness-training";
   const text = make("div", { fontSize: "11px", whiteSpace: "pre-wrap" });
@@ -178,12 +187,14 @@ function makePanel(node, id) {
 
   /** @param {string} what */
   async function request(what) {
+    const id = element.dataset.training ?? "";
     const status = await ask(`/${id}/${what}`, "POST");
-    if (status) show(status);
+    if (status) show(id, status);
   }
 
-  /** @param {Status} status */
-  function show(status) {
+  /** @param {string} id @param {Status} status */
+  function show(id, status) {
+    element.dataset.training = id;
     element.dataset.running = String(status.running);
     text.textContent = status.text;
     const core = node.widgets?.some((/** @type {any} */ other) => other.name === CORE_TEXT);
